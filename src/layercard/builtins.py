@@ -1,0 +1,49 @@
+"""The built-in scorers, strategies, layers and hosts, registered through the hooks that plugins use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from layercard.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from layercard.anatomy.layers import LayerStack
+    from layercard.hosts.protocol import Host
+
+
+@hookimpl
+def register_scorers(register: Callable[[Any], None]) -> None:
+    """Register resnorm and its variants, activation, CKA, gradient norm and effective rank."""
+    from layercard.scores import activation, cka, effective_rank, gradient_norm, resnorm
+
+    for module in (resnorm, activation, cka, gradient_norm, effective_rank):
+        for scorer in module.SCORERS:
+            register(scorer)
+
+
+@hookimpl
+def register_strategies(register: Callable[[Any], None]) -> None:
+    """Register the strategies by score, by depth, and `random`."""
+    from layercard.placement.strategies import STRATEGIES
+
+    for strategy in STRATEGIES:
+        register(strategy)
+
+
+@hookimpl(trylast=True)
+def locate_decoder_layers(model: nn.Module) -> LayerStack:
+    """Search the model for its one stack of layers."""
+    from layercard.anatomy.layers import find_layers
+
+    return find_layers(model)
+
+
+@hookimpl(trylast=True)
+def locate_host(trainer: Any) -> Host | None:
+    """Answer for a plain `transformers.Trainer`."""
+    from layercard.hosts.plain import PlainHost
+
+    return PlainHost.answer(trainer)

@@ -1,0 +1,58 @@
+"""The hooks through which plugins join layercard; built-ins use the same ones.
+
+`register_*` fills a registry, `provide_*` returns data, `locate_*` stops at the first answer, `after_*` observes.
+A plugin is a module or object with functions of these names, decorated with `layercard.hookimpl` and named by an
+entry point of the group `layercard`. Stable: `register_scorers` and `locate_decoder_layers`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import click
+    from torch import nn
+
+    from layercard.anatomy.layers import LayerStack
+    from layercard.hosts.protocol import Host
+    from layercard.placement.placement import LayerPlacement
+    from layercard.placement.strategies import Strategy
+    from layercard.scores.base import Scorer
+
+PROJECT = "layercard"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_scorers(register: Callable[[Scorer], None]) -> None:
+    """Call `register(scorer)` for each scorer."""
+
+
+@hookspec
+def register_strategies(register: Callable[[Strategy], None]) -> None:
+    """Call `register(strategy)` for each strategy."""
+
+
+@hookspec
+def register_commands(cli: click.Group) -> None:
+    """Add commands to the `layercard` command line."""
+
+
+@hookspec(firstresult=True)
+def locate_decoder_layers(model: nn.Module) -> LayerStack | None:
+    """Return the model's stack of layers, or None to leave it to the next plugin."""
+
+
+@hookspec(firstresult=True)
+def locate_host(trainer: Any) -> Host | None:
+    """Return what the pipeline needs of this trainer, or None to leave it to the next plugin."""
+
+
+@hookspec
+def after_placement(placement: LayerPlacement) -> None:
+    """Observe a placement that was applied and verified."""

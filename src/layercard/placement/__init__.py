@@ -1,0 +1,1 @@
+"""Which layers to adapt, and why."""

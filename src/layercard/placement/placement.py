@@ -1,0 +1,126 @@
+"""`LayerPlacement`: the chosen layers, why, and what is expected of them; read from and written to placement.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from layercard.errors import PlacementError
+
+SCHEMA_VERSION = 1
+Evidence = Literal["measured card", "published", "predicted", "none"]
+
+
+@dataclass(frozen=True)
+class LayerPlacement:
+    """Layers to adapt, ascending, numbered from 0 at the input; `num_layers` is the model's depth."""
+
+    layers: tuple[int, ...]
+    num_layers: int
+    strategy: str
+    score: str | None
+    reason: str
+    evidence: Evidence = "none"
+    cards: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        outside = [i for i in self.layers if not 0 <= i < self.num_layers]
+        if outside:
+            raise PlacementError(
+                f"Layer {outside[0]} is out of range: the model has layers 0–{self.num_layers - 1}. Choose among those."
+            )
+        if not self.layers:
+            raise PlacementError("The placement holds no layer, so nothing would train. Choose at least one layer.")
+        if list(self.layers) != sorted(set(self.layers)):
+            raise PlacementError(f"Layers must be ascending and named once; found {list(self.layers)}.")
+
+    @property
+    def entry(self) -> int:
+        """The lowest adapted layer; everything below it is the frozen prefix."""
+        return self.layers[0]
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every layer is adapted."""
+        return len(self.layers) == self.num_layers
+
+    def digest(self) -> str:
+        """Return a hash of the chosen layers, the same on every rank that chose the same."""
+        return hashlib.sha256(json.dumps([self.num_layers, list(self.layers)]).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what placement.json holds."""
+        return asdict(self) | {"layers": list(self.layers), "cards": list(self.cards)}
+
+    def save(self, path: Path) -> None:
+        """Write placement.json atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "placement") -> LayerPlacement:
+        """Build from what placement.json holds; raise `PlacementError` where it does not fit."""
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise PlacementError(
+                f"{source} has schema_version {version!r}; this layercard reads {SCHEMA_VERSION}. Make it again with "
+                "`layercard plan`."
+            )
+        try:
+            known = {name: values[name] for name in ("layers", "num_layers", "strategy", "score", "reason")}
+        except KeyError as missing:
+            raise PlacementError(f"{source} lacks {missing}. Make it again with `layercard plan`.") from None
+        if not isinstance(known["layers"], list) or not all(type(i) is int for i in known["layers"]):
+            raise PlacementError(f"{source}: `layers` is {known['layers']!r}; it is a list of whole numbers.")
+        if type(known["num_layers"]) is not int:
+            raise PlacementError(f"{source}: `num_layers` is {known['num_layers']!r}; it is a whole number.")
+        return cls(
+            **(known | {"layers": tuple(known["layers"])}),
+            evidence=values.get("evidence", "none"),
+            cards=tuple(values.get("cards", ())),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> LayerPlacement:
+        """Read placement.json (or a file whose `placement` key holds it); raise `PlacementError` where it cannot be."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise PlacementError(f"{path} does not exist. Write one with `layercard plan MODEL … -o {path}`.") from None
+        except (OSError, ValueError) as error:
+            raise PlacementError(f"{path} cannot be read as JSON ({error}). Make it again with `layercard plan`.") from None
+        if isinstance(values, dict) and isinstance(values.get("placement"), dict):
+            values = values["placement"]
+        if not isinstance(values, dict):
+            raise PlacementError(f"{path} holds a {type(values).__name__}; a placement is a JSON object.")
+        return cls.from_dict(values, source=str(path))
+
+    def fit(self, num_layers: int) -> LayerPlacement:
+        """Return itself where it was made for that depth; raise `PlacementError` otherwise."""
+        if self.num_layers != num_layers:
+            raise PlacementError(
+                f"The placement was made for {self.num_layers} layers and the model has {num_layers}. Make one for this "
+                "model with `layercard plan`."
+            )
+        return replace(self)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write JSON to a temporary file beside `path` and rename it there, so that a reader never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2, allow_nan=False)
+            file.write("\n")
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

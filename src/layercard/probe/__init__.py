@@ -1,0 +1,1 @@
+"""One pass over the user's examples that gathers every statistic the scorers in use ask for."""

@@ -1,0 +1,1 @@
+"""One file a scorer: statistics in, one importance a layer out."""
