@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from layercard.pipeline import place as place
     from layercard.pipeline import probe as probe
     from layercard.placement.placement import LayerPlacement as LayerPlacement
-    from layercard.probe.statistics import LayerStatistics as LayerStatistics
+    from layercard.probing.statistics import LayerStatistics as LayerStatistics
     from layercard.scores.base import LayerScores as LayerScores
     from layercard.scores.base import Scorer as Scorer
     from layercard.settings import PlacementSettings as PlacementSettings
@@ -27,7 +27,7 @@ _HOMES = {
     "LayerPlacement": "layercard.placement.placement",
     "LayerScores": "layercard.scores.base",
     "LayerStack": "layercard.anatomy.layers",
-    "LayerStatistics": "layercard.probe.statistics",
+    "LayerStatistics": "layercard.probing.statistics",
     "LayercardError": "layercard.errors",
     "PlacementSettings": "layercard.settings",
     "Scorer": "layercard.scores.base",

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from layercard.errors import ProbeError
-from layercard.probe.statistics import Array, LayerStatistics, Need
+from layercard.probing.statistics import Array, LayerStatistics, Need
 
 
 @dataclass(frozen=True)

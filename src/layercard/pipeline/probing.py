@@ -1,0 +1,70 @@
+"""`probe`: statistics of a model on batches, by the names of scorers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from layercard import plugins
+from layercard.anatomy.layers import LayerStack, find_layers
+from layercard.probing.run import Loss, run_probe
+from layercard.scores.base import LayerScores, checked
+
+if TYPE_CHECKING:
+    import pluggy
+    from torch import nn
+
+    from layercard.probing.statistics import LayerStatistics
+
+
+def locate_layers(model: nn.Module, path: str | None, manager: pluggy.PluginManager) -> LayerStack:
+    """Return the model's layers: by `path` where given, else as the first plugin answers."""
+    if path is not None:
+        return find_layers(model, path=path)
+    stack: LayerStack = manager.hook.locate_decoder_layers(model=model)
+    return stack
+
+
+def probe(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    scores: Sequence[str] = ("resnorm",),
+    loss: Loss | None = None,
+    target_modules: Sequence[str] | None = None,
+    layers_path: str | None = None,
+    rank: int = 8,
+    seed: int = 0,
+    checkpointing: bool | None = None,
+    show_progress: bool = True,
+    manager: pluggy.PluginManager | None = None,
+) -> LayerStatistics:
+    """Return the statistics that `scores` need, from one pass of `model` over `batches`.
+
+    Parameters: `batches` are collated training batches with `input_ids` (rows, width) and `labels`; `loss(model, inputs)`
+    returns the loss averaged over label terms, by default the model's own; where the model has no adapters,
+    `target_modules` (suffixes; default every linear module) and `rank` stand in for them. `checkpointing` None keeps the
+    model's own gradient checkpointing. The model is left exactly as found, also when this fails.
+    Raises `SettingsError` (unknown score), `LayersNotFoundError`, `ModelError`, `DataError`, `ProbeError`.
+    """
+    manager = manager or plugins.manager()
+    registry = plugins.scorers(manager)
+    needs = {need for name in scores for need in registry[name].needs}
+    return run_probe(
+        model,
+        batches,
+        stack=locate_layers(model, layers_path, manager),
+        needs=needs,
+        loss=loss,
+        target_modules=target_modules,
+        rank=rank,
+        seed=seed,
+        checkpointing=checkpointing,
+        show_progress=show_progress,
+    )
+
+
+def score(statistics: LayerStatistics, name: str, manager: pluggy.PluginManager | None = None) -> LayerScores:
+    """Return the scores that the scorer `name` gives; raise `ProbeError` where they are undefined for a layer."""
+    registry = plugins.scorers(manager or plugins.manager())
+    return checked(registry[name].score(statistics), statistics)

@@ -1,0 +1,274 @@
+"""`Trace`: the context manager that owns the torch hooks of a probe.
+
+For a target y = W x with LoRA factors A (r × d) and B = 0, ∂L/∂B of one example is Σ_t δ_t (A x_t)ᵀ with δ = ∂L/∂y, LoRA
+scale divided out, and does not depend on any adapter. So a forward hook keeps z = A x, r numbers a token; a hook on y
+receives δ; their product is squared, summed and dropped. Offers `Trace` and `NotPerExample`; knows nothing of losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from layercard.anatomy.layers import LayerStack
+from layercard.anatomy.targets import TargetModule
+from layercard.errors import ModelError
+from layercard.probing.accumulators import BatchSums
+from layercard.probing.documents import Documents
+from layercard.probing.statistics import Need
+
+
+class NotPerExample(Exception):  # noqa: N818 -- a signal to run one example at a time, not an error
+    """A target read an input that is not laid out by example (shared relative positions, routed tokens)."""
+
+
+class Trace:
+    """Hooks on targets, attention blocks and layers while the `with` block lasts; `sums` receives what they see."""
+
+    def __init__(
+        self,
+        stack: LayerStack,
+        targets: Sequence[TargetModule],
+        projections: Sequence[Tensor],
+        names: Sequence[str],
+        needs: frozenset[Need],
+    ) -> None:
+        self.layers = stack.layers
+        self._needs = needs
+        self._hooks = ExitStack()
+        columns = {name: i for i, name in enumerate(names)}
+        self._targets = [
+            _TargetHook(self, target, columns[target.name], projection)
+            for target, projection in zip(targets, projections, strict=True)
+        ]
+        self.backward = bool(needs & {"gradients", "mean_gradient"})
+        self.recording = False
+
+    def __enter__(self) -> Self:
+        with ExitStack() as hooks:
+            if self.backward or "energy" in self._needs:
+                for hook in self._targets:
+                    _register(hooks, hook.target.module, hook)
+            for layer, module in enumerate(self.layers):
+                if "attention_norms" in self._needs:
+                    _register(hooks, attention_block(module), _AttentionHook(self, layer))
+                if self._needs & {"representations", "covariance"}:
+                    _register(hooks, module, _LayerHook(self, layer))
+            self._hooks = hooks.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._hooks.close()
+
+    def begin(self, documents: Documents, sums: BatchSums, offset: int | None, sampled: Tensor | None) -> None:
+        """Record the forward pass that follows.
+
+        `offset` is the position that CKA compares, counted from a document's last token, None for the mean over tokens;
+        `sampled` (rows, width) bool marks the tokens that the effective rank keeps.
+        """
+        self.sums, self.documents, self.offset, self.sampled = sums, documents, offset, sampled
+        self._read: tuple[Tensor, Tensor, float] | None = None
+        for hook in self._targets:
+            hook.begin()
+        self.recording = True
+
+    def end_of_forward(self, weights: Tensor) -> None:
+        """Stop recording: what fires from here on is recomputation under gradient checkpointing.
+
+        `weights` (D,) turn a gradient of the batch's loss into that of each document's own.
+        """
+        self.recording = False
+        self._read = None
+        self.weights = weights
+
+    def end_of_backward(self) -> None:
+        """Add the gradients of modules that were called several times."""
+        for hook in self._targets:
+            hook.end()
+
+    def wants(self, need: Need) -> bool:
+        """Whether a scorer in use asked for `need`."""
+        return need in self._needs
+
+    def by_row(self, x: Tensor) -> Tensor | None:
+        """Return `x` as (rows, positions, features), or None where its rows are not the batch's."""
+        rows, width = self.documents.rows, self.documents.width
+        if x.shape[:-1] == (rows, width):
+            return x
+        if x.dim() == 2 and x.shape[0] == rows * width:
+            return x.view(rows, width, -1)
+        if x.shape[0] == rows and x.dim() == 2 and not self.documents.packed:
+            return x.unsqueeze(1)
+        if rows == 1 and len(self.documents) == 1:
+            return x.reshape(1, -1, x.shape[-1])
+        return None
+
+    def reads_tokens(self, x: Tensor) -> bool:
+        """Whether (rows, positions, features) `x` holds the batch's tokens, position by position."""
+        return x.shape[1] == self.documents.width
+
+    def energy_of(self, x: Tensor) -> tuple[Tensor, float]:
+        """Return Σ‖x_t‖² over tokens and their number; modules that read one tensor share the work."""
+        if self._read is None or self._read[0] is not x:
+            squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square()
+            if self.reads_tokens(x):
+                mask = self.documents.mask
+                self._read = (x, squares.masked_fill(~mask, 0.0).sum(), float(self.documents.tokens))
+            else:
+                self._read = (x, squares.sum(), float(squares.numel()))
+        return self._read[1], self._read[2]
+
+
+def _register(hooks: ExitStack, module: nn.Module, hook: Any) -> None:
+    hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+
+
+class _TargetHook:
+    """Forward hook of one target module. A module may be called several times; its gradients add up before the norm."""
+
+    def __init__(self, trace: Trace, target: TargetModule, column: int, projection: Tensor) -> None:
+        self.trace, self.target = trace, target
+        self.where = (target.layer, column)
+        self.projection = projection  # (r, in_features) float32
+        self.calls = 0
+        self.total: Tensor | None = None
+
+    def begin(self) -> None:
+        """Forget the last batch."""
+        self.calls, self.total = 0, None
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
+        backward = self.trace.backward
+        if backward and not output.requires_grad:
+            output = output.detach().requires_grad_()
+        if self.trace.recording:
+            self._record(_first_input(args, kwargs), output, backward)
+        return output if backward else None
+
+    def _record(self, x: Tensor, output: Tensor, backward: bool) -> None:
+        rows = self.trace.by_row(x.detach())
+        if rows is None:
+            raise NotPerExample
+        self.calls += 1
+        # a table of relative positions that the module reads in a later call is no token of the example
+        if self.trace.wants("energy") and self.calls == 1 and (self.trace.reads_tokens(rows) or x.dim() == 2):
+            total, count = self.trace.energy_of(rows)
+            self.trace.sums.energy[self.where] += total / self.target.in_features
+            self.trace.sums.energy_tokens[self.where] += count
+        if backward:
+            with torch.no_grad():
+                z = rows.to(torch.float32) @ self.projection.T  # (rows, positions, r)
+            output.register_hook(lambda delta: self._receive(delta.detach(), z))
+
+    def _receive(self, delta: Tensor, z: Tensor) -> None:
+        rows = self.trace.by_row(delta)
+        if rows is None:
+            raise NotPerExample
+        gradients = _per_document(rows.to(torch.float32), z, self.trace.documents)  # (D, out, r)
+        if self.calls == 1:
+            self._add(gradients)
+        else:
+            self.total = gradients if self.total is None else self.total + gradients
+
+    def end(self) -> None:
+        """Add what several calls summed to."""
+        if self.total is not None:
+            self._add(self.total)
+            self.total = None
+
+    def _add(self, gradients: Tensor) -> None:
+        self.trace.sums.squares[self.where] = gradients.square().sum((1, 2))
+        if self.trace.wants("mean_gradient"):
+            weights = self.trace.weights.to(gradients)
+            self.trace.sums.gradients[self.where] = torch.einsum("dkr,d->kr", gradients, weights).cpu()
+
+
+def _per_document(delta: Tensor, z: Tensor, documents: Documents) -> Tensor:
+    """Return Σ_t δ_t z_tᵀ of each document, (D, out, r); `delta` (rows, positions, out), `z` (rows, positions, r)."""
+    if documents.packed:
+        parts = [delta[row, start:end].T @ z[row, start:end] for row, start, end in documents.spans]
+        return torch.stack(parts)
+    if z.shape[1] == documents.width:
+        z = z.masked_fill(~documents.mask.unsqueeze(-1), 0.0)
+        delta = delta.nan_to_num() if not documents.mask.all() else delta  # 0 · NaN at padding is NaN
+    kept = [row for row, _, _ in documents.spans]
+    if len(kept) < documents.rows:
+        delta, z = delta[kept], z[kept]
+    return torch.einsum("btk,btr->bkr", delta, z)
+
+
+def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+    return x[0] if isinstance(x, tuple) else x
+
+
+def _first_output(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+class _AttentionHook:
+    """Forward hook of a layer's attention block: the norm of what enters and leaves it, token by token."""
+
+    def __init__(self, trace: Trace, layer: int) -> None:
+        self.trace, self.layer = trace, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if not self.trace.recording:
+            return
+        for side, x in enumerate((_first_input(args, kwargs), _first_output(output))):
+            rows = self.trace.by_row(x.detach())
+            if rows is None or not self.trace.reads_tokens(rows):
+                raise NotPerExample
+            norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+            norms = norms.masked_fill(~self.trace.documents.mask, 0.0)
+            self.trace.sums.attention[side, self.layer] += norms.sum()
+
+
+class _LayerHook:
+    """Forward hook of a whole layer: one vector an example at its input and output, and sampled input tokens."""
+
+    def __init__(self, trace: Trace, layer: int) -> None:
+        self.trace, self.layer = trace, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        trace = self.trace
+        if not trace.recording:
+            return
+        entering, leaving = _first_input(args, kwargs).detach(), _first_output(output).detach()
+        if trace.wants("representations"):
+            trace.sums.inputs[self.layer] = self._vectors(entering)
+            trace.sums.outputs[self.layer] = self._vectors(leaving)
+        if trace.wants("covariance") and trace.sampled is not None:
+            rows = trace.by_row(entering)
+            if rows is None:
+                raise NotPerExample
+            trace.sums.samples[self.layer] = rows[trace.sampled].float().cpu()
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        """Return (D, d): the token at the chosen position of each document, or the mean over its tokens."""
+        rows = self.trace.by_row(x)
+        if rows is None:
+            raise NotPerExample
+        spans = self.trace.documents.spans
+        if self.trace.offset is None:
+            return torch.stack([rows[r, a:b].float().mean(0) for r, a, b in spans]).cpu()
+        columns = [(r, max(b - 1 - self.trace.offset, a)) for r, a, b in spans]
+        index = torch.tensor(columns, device=rows.device)
+        return rows[index[:, 0], index[:, 1]].float().cpu()
+
+
+def attention_block(layer: nn.Module) -> nn.Module:
+    """Return the attention block of a layer: the outermost module named or classed as attention."""
+    for name, module in layer.named_modules():
+        if name and ("attn" in name.rsplit(".", 1)[-1] or "attention" in type(module).__name__.lower()):
+            return module
+    raise ModelError(
+        f"No attention block was found in {type(layer).__name__}: none of its modules is named `…attn` or is an "
+        "…Attention. Use a `score` that does not read attention, such as `resnorm`."
+    )
