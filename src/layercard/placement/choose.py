@@ -1,0 +1,193 @@
+"""From settings, a depth and perhaps scores to a `LayerPlacement`.
+
+`needed_score` says which score must be probed before `choose_placement` can choose; most choices need none. Here
+settings meet the depth of the model: what does not fit is a `SettingsError` that names the depth. How a strategy picks
+is its own business (`strategies.py`); its answer is checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from layercard.errors import PlacementError, SettingsError
+from layercard.placement.auto import QUALITY_UNPROVEN, RULES, auto_request, choose_auto
+from layercard.placement.placement import LayerPlacement
+from layercard.placement.strategies import Strategy, StrategyRequest
+from layercard.plugins import Registry
+from layercard.scores.base import LayerScores
+from layercard.settings import PlacementSettings
+
+DEFAULT_SCORE = "resnorm"
+DEFAULT_SHARE = 1 / 3
+"""The share of all layers, rounded up, that a strategy adapts where no number is given."""
+DEFAULT_THRESHOLD = 0.75
+"""The threshold of `cumulative` where none is given: act-lora.txt, section 7.2, finds its best k at 75%."""
+_CUMULATIVE = "cumulative"
+
+
+def needed_score(settings: PlacementSettings, strategies: Registry[Strategy]) -> str | None:
+    """Return the score that must be probed before choosing, or None where layers are chosen without one.
+
+    Raises `SettingsError` where the strategy is unknown, or a setting is given that this choice would not read.
+    """
+    _check_threshold(settings)
+    if settings.strategy is not None and strategies[settings.strategy].by == "score":
+        return settings.score or DEFAULT_SCORE
+    if settings.score is not None:
+        raise SettingsError(
+            f"`score` is {settings.score!r}, and {_chooser(settings)} reads no score. Drop `score`, or choose a strategy "
+            "by score: `high`, `mid`, `low` or `cumulative`."
+        )
+    return None
+
+
+def choose_placement(
+    settings: PlacementSettings,
+    num_layers: int,
+    *,
+    strategies: Registry[Strategy],
+    scores: Mapping[str, LayerScores] | None = None,
+) -> LayerPlacement:
+    """Return the layers that `settings` choose among layers 0 … `num_layers` - 1, with the reason for people.
+
+    `scores` holds at least the score that `needed_score` names. Without a number a strategy adapts a third of the
+    layers. Raises `SettingsError` where settings do not fit the depth, `PlacementError` where a saved placement does not
+    fit the model or a strategy's answer cannot be used.
+    """
+    score = needed_score(settings, strategies)
+    if settings.placement_path is not None:
+        return LayerPlacement.load(settings.placement_path).fit(num_layers)
+    if settings.indices is not None:
+        return _from_indices(settings.indices, num_layers)
+    request = _request(settings, num_layers, None if score is None else (scores or {})[score])
+    if settings.strategy is None:
+        return _from_auto(settings, request)
+    return _from_strategy(strategies[settings.strategy], request, strategies.owner(settings.strategy))
+
+
+def _chooser(settings: PlacementSettings) -> str:
+    if settings.placement_path is not None:
+        return "a saved placement"
+    if settings.indices is not None:
+        return "a list of layers"
+    return "`auto`" if settings.strategy is None else f"the strategy `{settings.strategy}`"
+
+
+def _check_threshold(settings: PlacementSettings) -> None:
+    if settings.cumulative_threshold is not None and settings.strategy != _CUMULATIVE:
+        raise SettingsError(
+            f"`cumulative_threshold` is {settings.cumulative_threshold}, and {_chooser(settings)} does not read it. Give "
+            f"`strategy: {_CUMULATIVE}`, or say how many layers with `num_layers` or `fraction`."
+        )
+    if settings.strategy == _CUMULATIVE and (
+        settings.num_layers is not None or settings.fraction is not None
+    ):
+        size = "num_layers" if settings.num_layers is not None else "fraction"
+        raise SettingsError(
+            f"`{size}` is given, and the strategy `{_CUMULATIVE}` finds the number itself from `cumulative_threshold`. Drop "
+            f"`{size}`, or use the strategy `high` for the layers ranked highest."
+        )
+
+
+def _request(settings: PlacementSettings, num_layers: int, scores: LayerScores | None) -> StrategyRequest:
+    """Return the request; `count` is the number asked for, or the default one."""
+    if settings.min_entry >= num_layers:
+        raise SettingsError(
+            f"`min_entry` is {settings.min_entry}, and the model has layers 0–{num_layers - 1}. Choose one of those."
+        )
+    available = num_layers - settings.min_entry
+    count = _asked(settings, num_layers)
+    if count is not None and count > available:
+        below = (
+            f", of which `min_entry` ({settings.min_entry}) leaves {available}" if settings.min_entry else ""
+        )
+        field = "num_layers" if settings.num_layers is not None else "fraction"
+        value = settings.num_layers if settings.num_layers is not None else settings.fraction
+        raise SettingsError(
+            f"`{field}` is {value}, which asks for {count} layers; the model has {num_layers}{below}. Ask for at most "
+            f"{available}."
+        )
+    default = min(available, math.ceil(num_layers * DEFAULT_SHARE - 1e-9))
+    return StrategyRequest(
+        num_layers=num_layers,
+        count=default if count is None else count,
+        scores=scores,
+        min_entry=settings.min_entry,
+        seed=settings.random_seed,
+        cumulative_threshold=settings.cumulative_threshold or DEFAULT_THRESHOLD,
+    )
+
+
+def _asked(settings: PlacementSettings, num_layers: int) -> int | None:
+    """Return the number of layers that was asked for, a `fraction` rounded to the nearest and never to none."""
+    if settings.fraction is not None:
+        return max(1, math.floor(settings.fraction * num_layers + 0.5))
+    return settings.num_layers
+
+
+def _from_indices(indices: list[int], num_layers: int) -> LayerPlacement:
+    outside = [layer for layer in indices if layer >= num_layers]
+    if outside:
+        raise SettingsError(
+            f"`indices` holds layer {outside[0]}, and the model has layers 0–{num_layers - 1}. Choose among those."
+        )
+    return LayerPlacement(
+        layers=tuple(sorted(indices)),
+        num_layers=num_layers,
+        strategy="indices",
+        score=None,
+        reason="these layers were given",
+    )
+
+
+def _from_auto(settings: PlacementSettings, request: StrategyRequest) -> LayerPlacement:
+    asked = _asked(settings, request.num_layers) is not None
+    narrowed = auto_request(request, settings.prefer, request.count if asked else None)
+    layers = choose_auto(narrowed, settings.prefer)
+    many = f"{len(layers)} of {request.num_layers} layers"
+    return LayerPlacement(
+        layers=layers,
+        num_layers=request.num_layers,
+        strategy="auto",
+        score=None,
+        reason=f"`auto` leaning to {settings.prefer}: {many}, {RULES[settings.prefer].where}"
+        f"{_above(settings.min_entry)}; {QUALITY_UNPROVEN}",
+    )
+
+
+def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> LayerPlacement:
+    layers = _checked(strategy, request, strategy.choose(request), owner)
+    score = request.scores.name if request.scores is not None else None
+    by = {"score": f"by `{score}`", "depth": "by depth", "chance": f"by chance with seed {request.seed}"}[
+        strategy.by
+    ]
+    share = (
+        f", the fewest that hold {request.cumulative_threshold:.0%} of it"
+        if strategy.name == _CUMULATIVE
+        else ""
+    )
+    return LayerPlacement(
+        layers=layers,
+        num_layers=request.num_layers,
+        strategy=strategy.name,
+        score=score,
+        reason=f"strategy `{strategy.name}` {by}: {len(layers)} of {request.num_layers} layers{share}{_above(request.min_entry)}",
+    )
+
+
+def _above(min_entry: int) -> str:
+    return f", none below layer {min_entry}" if min_entry else ""
+
+
+def _checked(
+    strategy: Strategy, request: StrategyRequest, layers: tuple[int, ...], owner: str
+) -> tuple[int, ...]:
+    """Return the strategy's answer where it can be used; the number is the strategy's own business."""
+    fits = all(layer in request.candidates for layer in layers)
+    if not layers or not fits or list(layers) != sorted(set(layers)):
+        raise PlacementError(
+            f"The strategy `{strategy.name}` of the plugin `{owner}` chose {list(layers)}. Layers are ascending, each once, "
+            f"within {request.min_entry}–{request.num_layers - 1}. This is the plugin's mistake; use another `strategy`."
+        )
+    return tuple(int(layer) for layer in layers)

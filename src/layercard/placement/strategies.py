@@ -1,0 +1,177 @@
+"""The strategies: how a number of layers is picked, by score, by depth, or by chance.
+
+Offers the protocol `Strategy`, what a strategy is asked (`StrategyRequest`) and the built-in `STRATEGIES`. Knows
+nothing of settings: `choose.py` turns them into a request and checks the answer.
+
+    by score    high, mid, low      the layers ranked highest, in the middle, lowest (layer-card.txt, tables 3 and 4)
+                cumulative          the fewest layers that hold a share of the importance (act-lora.txt, section 7.2)
+    by depth    first, middle, last a block at the input, in the middle, at the output
+                uniform             the centres of equal bins (layer-card.txt, section 5.1)
+    by chance   random              the baseline of layer-card.txt, table 3
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from layercard.errors import PluginError
+from layercard.probing.statistics import Array
+from layercard.scores.base import LayerScores
+
+By: TypeAlias = Literal["score", "depth", "chance"]
+
+
+@dataclass(frozen=True)
+class StrategyRequest:
+    """What a strategy is asked: `count` layers out of `min_entry` … `num_layers` - 1.
+
+    `count` is already known to fit. `scores` is there exactly where the strategy declares `by = "score"`.
+    `cumulative_threshold` is a share in (0, 1], read by `cumulative` alone. `seed` is for strategies by chance.
+    """
+
+    num_layers: int
+    count: int
+    scores: LayerScores | None = None
+    min_entry: int = 0
+    seed: int = 0
+    cumulative_threshold: float = 0.75
+
+    @property
+    def candidates(self) -> range:
+        """The layers that may be chosen, ascending."""
+        return range(self.min_entry, self.num_layers)
+
+    @property
+    def importance(self) -> Array:
+        """(layers,) importance; raises `PluginError` where the strategy did not declare that it needs scores."""
+        return self._given().importance
+
+    @property
+    def ranked(self) -> list[int]:
+        """The candidates by falling importance; raises `PluginError` like `importance`."""
+        return [layer for layer in self._given().ranked() if layer >= self.min_entry]
+
+    def _given(self) -> LayerScores:
+        if self.scores is None:
+            raise PluginError(
+                "A strategy read scores and was given none. Strategies that rank layers declare `by = 'score'`; "
+                "mend the plugin that supplies it."
+            )
+        return self.scores
+
+
+class Strategy(Protocol):
+    """Picks layers. Register an instance through `register_strategies`."""
+
+    @property
+    def name(self) -> str:
+        """What users write for `strategy`."""
+
+    @property
+    def by(self) -> By:
+        """What it goes by; only strategies by score make layercard probe before choosing."""
+
+    def choose(self, request: StrategyRequest) -> tuple[int, ...]:
+        """Return layers of `request.candidates`, ascending, each once."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A strategy made of one function."""
+
+    name: str
+    by: By
+    pick: Callable[[StrategyRequest], list[int]]
+
+    def choose(self, request: StrategyRequest) -> tuple[int, ...]:
+        """Return the picked layers, ascending."""
+        return tuple(sorted(self.pick(request)))
+
+
+def high(request: StrategyRequest) -> list[int]:
+    """Pick the layers ranked highest."""
+    return request.ranked[: request.count]
+
+
+def mid(request: StrategyRequest) -> list[int]:
+    """Pick the layers whose ranks are centred between the highest and the lowest."""
+    start = (len(request.candidates) - request.count) // 2
+    return request.ranked[start : start + request.count]
+
+
+def low(request: StrategyRequest) -> list[int]:
+    """Pick the layers ranked lowest."""
+    return request.ranked[len(request.candidates) - request.count :]
+
+
+def cumulative(request: StrategyRequest) -> list[int]:
+    """Pick the fewest layers, highest first, whose shares of importance sum to the threshold.
+
+    Shares are of the importance min–max normalised over the candidates, the normalisation of act-lora.txt's
+    Algorithm 1, so negative importance needs no special case and the lowest layer has share zero: its table 8 reaches
+    100% with 11 of BERT's 12 layers. Where all candidates are equally important each has the same share.
+    """
+    ranked = request.ranked
+    importance = request.importance[ranked]
+    spread = importance[0] - importance[-1]
+    normalised = (importance - importance[-1]) / spread if spread > 0 else np.ones(len(ranked))
+    reached = np.cumsum(normalised) / normalised.sum()
+    enough = reached >= request.cumulative_threshold - 1e-12  # a sum of shares may miss 1 by rounding
+    return ranked[: int(np.argmax(enough)) + 1]
+
+
+def first(request: StrategyRequest) -> list[int]:
+    """Pick the block at the input side, from `min_entry` up."""
+    return list(request.candidates[: request.count])
+
+
+def middle(request: StrategyRequest) -> list[int]:
+    """Pick the block in the middle of the candidates."""
+    start = (len(request.candidates) - request.count) // 2
+    return list(request.candidates[start : start + request.count])
+
+
+def last(request: StrategyRequest) -> list[int]:
+    """Pick the block at the output side."""
+    return list(request.candidates[len(request.candidates) - request.count :])
+
+
+def uniform(request: StrategyRequest) -> list[int]:
+    """Pick the centres of `count` equal bins between `min_entry` and the last layer.
+
+    A centre between two layers goes to the deeper one. Bins narrower than two layers would put layer 0 in, and with it
+    the whole depth into backpropagation; they start at layer 1 instead, so that layer 0 is adapted only where every
+    layer is.
+    """
+    layers = _centres(request.min_entry, request.num_layers, request.count)
+    if layers[0] == 0 and request.count < request.num_layers:
+        layers = _centres(1, request.num_layers, request.count)
+    return layers
+
+
+def _centres(start: int, stop: int, count: int) -> list[int]:
+    # layer i covers [i, i + 1); integers, so that no rounding moves a centre that falls on a boundary
+    return [start + (2 * j + 1) * (stop - start) // (2 * count) for j in range(count)]
+
+
+def chance(request: StrategyRequest) -> list[int]:
+    """Pick any layers, the same for the same seed."""
+    return random.Random(request.seed).sample(request.candidates, request.count)
+
+
+STRATEGIES: tuple[Strategy, ...] = (
+    Rule("high", "score", high),
+    Rule("mid", "score", mid),
+    Rule("low", "score", low),
+    Rule("cumulative", "score", cumulative),
+    Rule("first", "depth", first),
+    Rule("middle", "depth", middle),
+    Rule("last", "depth", last),
+    Rule("uniform", "depth", uniform),
+    Rule("random", "chance", chance),
+)
