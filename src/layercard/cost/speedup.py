@@ -1,0 +1,172 @@
+"""`SpeedupReport`: what placement saved and cost in one run; read from and written to report.json.
+
+A field that is not known is None, and `unavailable` says why under the field's name (`baseline.peak_bytes` for one
+inside another). The same keys stand in the file, in `to_dict` and in the attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from layercard.anatomy.layers import describe
+from layercard.errors import LayercardError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step costs: forward and backward of one micro-batch, without optimizer step and all-reduce."""
+
+    step_seconds: float | None = None
+    """Median seconds of a step."""
+    peak_bytes: int | None = None
+    """Most bytes held at once in a step; `memory_method` of the report says how they were counted."""
+    trainable_parameters: int | None = None
+    step_seconds_spread: float | None = None
+    """Interquartile range of the seconds of a step."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where the speed comes from: shares of the baseline's step time that each part takes off."""
+
+    adapters: float | None = None
+    """Fewer adapters, the gradient entry left where the host has it."""
+    backward: float | None = None
+    """Backpropagation ending at the lowest adapted layer."""
+    prefix_cache: float | None = None
+    """Activations of the frozen prefix read back instead of computed."""
+
+
+@dataclass(frozen=True)
+class SpeedupReport:
+    """All-layer LoRA against the placed run, measured in that run; frozen."""
+
+    layers: tuple[int, ...]
+    num_layers: int
+    step_speedup: float | None = None
+    """Seconds of an all-layer step over seconds of a placed one: median of pairs run one after the other."""
+    interval: tuple[float, float] | None = None
+    """Where the median of the paired ratios lies with `interval_coverage` probability."""
+    interval_coverage: float | None = None
+    pairs: int = 0
+    end_to_end_speedup: float | None = None
+    """The same over all planned steps, with probe and overhead on the placed side."""
+    baseline: StepCost = field(default_factory=StepCost)
+    placed: StepCost = field(default_factory=StepCost)
+    quality: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unknown"})
+    probe_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    """What layercard took inside `train()`: checks, loading the timed batches, timing."""
+    break_even_steps: int | None = None
+    """Optimizer steps after which probe and overhead are earned back."""
+    observed_step_seconds: float | None = None
+    """Mean seconds of the real training's optimizer steps, the first left out."""
+    planned_steps: int | None = None
+    backward_layers: tuple[int, ...] | None = None
+    """Layers that ran backward in the first real step."""
+    gradient_entry: Mapping[str, Any] = field(default_factory=dict)
+    saving: Saving = field(default_factory=Saving)
+    memory_method: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    partial: bool = True
+    """True until training has ended."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what report.json holds; lists for tuples, `schema_version` first."""
+        values = asdict(self)
+        for name in ("layers", "interval", "backward_layers"):
+            values[name] = None if values[name] is None else list(values[name])
+        return {"schema_version": values.pop("schema_version"), **values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SpeedupReport:
+        """Build from what report.json holds, ignoring keys added later; raise `LayercardError` where it does not fit."""
+        if values.get("schema_version") != SCHEMA_VERSION:
+            raise LayercardError(
+                f"The report has schema_version {values.get('schema_version')!r}; this layercard reads {SCHEMA_VERSION}. "
+                "Read it with the layercard that wrote it."
+            )
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for name, kind in (("baseline", StepCost), ("placed", StepCost), ("saving", Saving)):
+            known[name] = kind(**{f.name: values[name].get(f.name) for f in fields(kind)})
+        for name in ("layers", "interval", "backward_layers"):
+            known[name] = None if values.get(name) is None else tuple(values[name])
+        return cls(**known)
+
+    def unexplained(self) -> list[str]:
+        """Return the fields that are None without a reason in `unavailable`; none in a sound report."""
+        return [name for name in _nulls(self.to_dict()) if name not in self.unavailable]
+
+    def __str__(self) -> str:
+        rows = [
+            ("", "layers", "step", "peak memory", "trainable", "speedup", "quality"),
+            ("all-layer LoRA", f"0–{self.num_layers - 1}", *_cells(self.baseline), "1.00x", "reference"),
+            ("placed", _layers(self), *_cells(self.placed), speedup_text(self), quality_text(self)),
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+
+
+def _nulls(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if value is None:
+            yield f"{prefix}{name}"
+        elif name in ("baseline", "placed", "saving"):
+            yield from _nulls(value, f"{name}.")
+
+
+def _layers(report: SpeedupReport) -> str:
+    return describe(report.layers, report.num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
+
+
+def _cells(cost: StepCost) -> tuple[str, str, str]:
+    return seconds_text(cost.step_seconds), bytes_text(cost.peak_bytes), count_text(cost.trainable_parameters)
+
+
+def speedup_text(report: SpeedupReport) -> str:
+    """Return the speedup with its interval, `not measured` where it is unknown."""
+    if report.step_speedup is None:
+        return "not measured"
+    if report.interval is None:
+        return f"{report.step_speedup:.2f}x"
+    low, high = report.interval
+    return f"{report.step_speedup:.2f}x ({low:.2f}–{high:.2f})"
+
+
+def quality_text(report: SpeedupReport) -> str:
+    """Return the kind of the quality and what is known of it; `unknown` is said, never left blank."""
+    details = ", ".join(
+        f"{name} {_short(value)}" for name, value in report.quality.items() if name not in ("kind", "reason")
+    )
+    return f"{report.quality['kind']}: {details}" if details else str(report.quality["kind"])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return seconds as people read them."""
+    if seconds is None:
+        return "unknown"
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def bytes_text(count: int | None) -> str:
+    """Return bytes as people read them."""
+    if count is None:
+        return "unknown"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def count_text(count: int | None) -> str:
+    """Return a count with its thousands apart."""
+    return "unknown" if count is None else f"{count:,}"

@@ -1,0 +1,71 @@
+"""Context managers that leave the random state and the model as a measurement found them, also when it fails."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def random_state(seed: int | None = None) -> Iterator[None]:
+    """Put the random state of Python, numpy, torch and the accelerator back at exit; start the block from `seed` if given."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = (
+        torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    )
+    try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Run forward and backward passes in the block and leave no trace of them in `model` or the random state.
+
+    Put back are gradients, the values of buffers and of parameters that train, the mode of every module, and the
+    random state. Costs a copy of buffers and trainable parameters.
+    """
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    values = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
+    modes = [(module, module.training) for module in model.modules()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        with random_state():
+            yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        with torch.no_grad():
+            for parameter, value in values:
+                parameter.copy_(value)
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer.copy_(value)  # a forward may have put another tensor there
+        for module, mode in modes:
+            module.training = mode
+
+
+def clear_gradients(model: nn.Module) -> None:
+    """Drop the gradients of every parameter now in `model`."""
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Return how many numbers of `model` train."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

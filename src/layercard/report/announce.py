@@ -1,0 +1,65 @@
+"""What a run says about its placement before it trains: which layers, why, the step time expected, what is unproven."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from layercard.anatomy.layers import describe
+from layercard.cost.predict import predict_step
+from layercard.placement.hints import learning_rate_hint
+from layercard.placement.placement import LayerPlacement
+from layercard.probing.statistics import LayerStatistics
+from layercard.settings import PlacementSettings
+
+
+def announcement(
+    placement: LayerPlacement,
+    settings: PlacementSettings,
+    *,
+    checkpointing: bool,
+    reused: bool,
+    statistics: LayerStatistics | None,
+) -> list[str]:
+    """Return the lines to say."""
+    predicted = predict_step(
+        placement.num_layers,
+        placement.layers,
+        checkpointing=checkpointing,
+        gradient_entry=settings.gradient_entry,
+        recompute_above_entry=settings.checkpointing_above_entry != "off",
+    )
+    lines = [f"layercard adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
+    if reused:
+        lines.append(
+            "This placement was saved by an earlier run in the output directory; nothing was probed."
+        )
+    if statistics is not None:
+        lines.append(
+            f"Probed {statistics.examples} examples, {statistics.tokens:,} tokens, in {statistics.seconds:.1f} s."
+        )
+        lines.extend(f"Note: {note}." for note in statistics.notes)
+    if not placement.is_all:
+        lines.append(
+            f"Predicted step time: {predicted.ratio:.2f} of all-layer LoRA's ({predicted.speedup:.2f}x faster); it is "
+            "measured when training starts."
+            if settings.measure
+            else f"Predicted step time: {predicted.ratio:.2f} of all-layer LoRA's; `measure` is off."
+        )
+    hint = learning_rate_hint(placement)
+    return [*lines, hint] if hint else lines
+
+
+def announce(
+    placement: LayerPlacement,
+    settings: PlacementSettings,
+    *,
+    checkpointing: bool,
+    reused: bool,
+    statistics: LayerStatistics | None,
+) -> None:
+    """Say it on standard error."""
+    console = Console(stderr=True, highlight=False)
+    for line in announcement(
+        placement, settings, checkpointing=checkpointing, reused=reused, statistics=statistics
+    ):
+        console.print(line, markup=False)

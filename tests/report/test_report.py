@@ -1,0 +1,54 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from layercard.cost.speedup import SpeedupReport, StepCost
+from layercard.errors import LayercardError
+from layercard.report.console import show
+from layercard.report.files import load_report, save_report
+
+REPORT = SpeedupReport(
+    layers=(3, *range(15, 30)),
+    num_layers=30,
+    step_speedup=2.5,
+    interval=(2.4, 2.6),
+    baseline=StepCost(2.5, 2**31, 100_000, 0.1),
+    placed=StepCost(1.0, 2**30, 30_000, 0.1),
+    end_to_end_speedup=2.2,
+    planned_steps=400,
+    break_even_steps=12,
+    observed_step_seconds=1.1,
+)
+
+
+def _shown(report):
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    show(report, console)
+    return console.file.getvalue()
+
+
+def test_speedup_and_quality_stand_in_the_same_row():
+    row = next(line for line in _shown(REPORT).splitlines() if "placed" in line and "2.50x" in line)
+    assert "unknown" in row and "layers 3, 15–29 of 0–29" in row and "1.00 GiB" in row
+
+
+def test_the_caption_says_costs_and_break_even():
+    text = _shown(REPORT)
+    assert "2.20x over 400 planned steps" in text and "after 12 steps" in text
+
+
+def test_what_was_not_measured_is_said_with_its_reason():
+    text = _shown(
+        SpeedupReport(layers=(1,), num_layers=2, unavailable={"step_speedup": "the run is too short"})
+    )
+    assert "not measured" in text and "the run is too short" in text
+
+
+def test_reports_are_read_back_and_bad_files_refused(tmp_path):
+    path = save_report(REPORT, tmp_path / "new")
+    assert path.name == "report.json" and load_report(path) == REPORT
+    assert [p.name for p in path.parent.iterdir()] == ["report.json"]
+    path.write_text("{half")
+    with pytest.raises(LayercardError, match=r"cannot be read as a report"):
+        load_report(path)
