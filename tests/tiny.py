@@ -29,7 +29,14 @@ CAUSAL: dict[str, Callable[[], hf.PreTrainedConfig]] = {
     "gemma3": lambda: hf.Gemma3TextConfig(**GQA, head_dim=8),
     "phi3": lambda: hf.Phi3Config(**GQA),
     "gpt2": lambda: hf.GPT2Config(
-        vocab_size=VOCAB, n_embd=32, n_layer=4, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2, pad_token_id=0
+        vocab_size=VOCAB,
+        n_embd=32,
+        n_layer=4,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
     ),
     "opt": lambda: hf.OPTConfig(**{**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 32}, bos_token_id=1, eos_token_id=2),
 }
@@ -45,13 +52,19 @@ ENCODERS: dict[str, Callable[[], hf.PreTrainedConfig]] = {
         norm_rel_ebd="layer_norm",
     ),
     "modernbert": lambda: hf.ModernBertConfig(
-        **{k: v for k, v in SMALL.items()}, global_attn_every_n_layers=2, local_attention=16, cls_token_id=1, sep_token_id=2
+        **SMALL,
+        global_attn_every_n_layers=2,
+        local_attention=16,
+        cls_token_id=1,
+        sep_token_id=2,
     ),
 }
 FAMILIES = [*CAUSAL, *ENCODERS]
 
 
-def tiny_model(family: str, *, num_layers: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
+def tiny_model(
+    family: str, *, num_layers: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any
+) -> Any:
     """Return a random model: with a language modelling head, or for encoders with a classifier of three labels."""
     config = (CAUSAL | ENCODERS)[family]()
     setattr(config, "n_layer" if family == "gpt2" else "num_hidden_layers", num_layers)
@@ -59,7 +72,9 @@ def tiny_model(family: str, *, num_layers: int = 4, dtype: torch.dtype = torch.f
         config.layer_types = (list(config.layer_types) * num_layers)[:num_layers]
     for name, value in changes.items():
         setattr(config, name, value)
-    config._attn_implementation = changes.get("attn_implementation", "eager" if family in {"deberta"} else "sdpa")
+    config._attn_implementation = changes.get(
+        "attn_implementation", "eager" if family in {"deberta", "gemma2"} else "sdpa"
+    )
     torch.manual_seed(seed)
     if family in CAUSAL:
         model = hf.AutoModelForCausalLM.from_config(config)
@@ -72,7 +87,9 @@ def tiny_model(family: str, *, num_layers: int = 4, dtype: torch.dtype = torch.f
     return model.to(dtype)
 
 
-def tiny_examples(count: int, *, seed: int = 0, low: int = 5, high: int = 12, encoder: bool = False) -> list[dict[str, Any]]:
+def tiny_examples(
+    count: int, *, seed: int = 0, low: int = 5, high: int = 12, encoder: bool = False
+) -> list[dict[str, Any]]:
     """Return tokenized examples of mixed lengths; the first two labels are masked, encoders get one label."""
     generator = torch.Generator().manual_seed(seed)
     examples = []
@@ -108,7 +125,9 @@ def pack(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids += example["input_ids"]
         labels += [-100, *example["labels"][1:]]
         positions += range(len(example["input_ids"]))
-    return {name: torch.tensor([row]) for name, row in (("input_ids", ids), ("labels", labels), ("position_ids", positions))}
+    return {
+        name: torch.tensor([row]) for name, row in (("input_ids", ids), ("labels", labels), ("position_ids", positions))
+    }
 
 
 def tiny_tokenizer() -> hf.PreTrainedTokenizerFast:

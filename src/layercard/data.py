@@ -76,9 +76,7 @@ def probe_data(
             f"({max_length}). Give longer examples or a higher `max_length`."
         )
     groups = [kept[i : i + batch_size] for i in range(0, len(kept), batch_size)]
-    return ProbeData(
-        tuple(_batch(group, _pad_id(tokenizer)) for group in groups), len(kept), len(tokens) - len(kept)
-    )
+    return ProbeData(tuple(_batch(group, _pad_id(tokenizer)) for group in groups), len(kept), len(tokens) - len(kept))
 
 
 def _layout(record: Record, task: Task, columns: Mapping[str, str]) -> tuple[str, ...]:
@@ -86,13 +84,9 @@ def _layout(record: Record, task: Task, columns: Mapping[str, str]) -> tuple[str
     known = sorted({role for layout in FORMATS[task] for role in layout})
     for role, column in columns.items():
         if role not in known:
-            raise SettingsError(
-                f"`column` names the part {role!r}.{nearest(role, known)} Parts are {one_of(known)}."
-            )
+            raise SettingsError(f"`column` names the part {role!r}.{nearest(role, known)} Parts are {one_of(known)}.")
         if column not in record:
-            raise DataError(
-                f"The dataset has no column {column!r}.{nearest(column, record)} It has {one_of(record)}."
-            )
+            raise DataError(f"The dataset has no column {column!r}.{nearest(column, record)} It has {one_of(record)}.")
     for layout in FORMATS[task]:
         if set(columns) <= set(layout) and all(columns.get(role, role) in record for role in layout):
             return layout
@@ -111,17 +105,13 @@ def _part(record: Record, role: str, column: str, source: str) -> Any:
                 f"{source}: the label {value!r} in `{column}` is not a number. Give each class a number from 0."
             )
         return value
-    conversation = (
-        isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
-    )
+    conversation = isinstance(value, list) and value and all(isinstance(m, dict) and "role" in m for m in value)
     if conversation and role != "text":
         return value
     if isinstance(value, str) and role != "messages":
         return value
     wanted = "a list of messages with `role` and `content`" if role == "messages" else "a string"
-    raise DataError(
-        f"{source}: an example's `{column}` is {value!r:.60}. Every example needs {wanted} there."
-    )
+    raise DataError(f"{source}: an example's `{column}` is {value!r:.60}. Every example needs {wanted} there.")
 
 
 def _tokenized(
@@ -196,9 +186,7 @@ def _cut(example: Tokens, max_length: int) -> Tokens:
 def _teaches(example: Tokens, task: Task) -> bool:
     if task == "classification":
         return bool(example["input_ids"])
-    predicted = (
-        example["labels"][1:] if task == "causal" else example["labels"]
-    )  # nothing predicts the first token
+    predicted = example["labels"][1:] if task == "causal" else example["labels"]  # nothing predicts the first token
     return any(label != IGNORED for label in predicted)
 
 
@@ -214,9 +202,7 @@ def _batch(examples: list[Tokens], pad_id: int) -> dict[str, Tensor]:
     return {
         "input_ids": torch.tensor([_padded(e["input_ids"], width, pad_id) for e in examples]),
         "attention_mask": torch.tensor([_padded(row, width, 0) for row in mask]),
-        "labels": torch.tensor(
-            [_padded(row, width, IGNORED) if isinstance(row, list) else row for row in labels]
-        ),
+        "labels": torch.tensor([_padded(row, width, IGNORED) if isinstance(row, list) else row for row in labels]),
     }
 
 

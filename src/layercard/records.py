@@ -45,11 +45,7 @@ def sample_records(
 
 
 def _looks_like_a_path(source: str) -> bool:
-    return (
-        source.startswith((".", "/", "~"))
-        or source.count("/") > 1
-        or Path(source).suffix in (*SUFFIXES, ".gz")
-    )
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).suffix in (*SUFFIXES, ".gz")
 
 
 def _from_file(path: Path, count: int, seed: int) -> list[Record]:
@@ -91,9 +87,7 @@ def _json(path: Path, file: TextIO) -> Iterator[Record]:
         first = file.read(1)
     file.seek(0)
     if first == "[":
-        yield from _objects(
-            path, ((f"item {i}", row) for i, row in enumerate(_parsed(path, "it", file.read())))
-        )
+        yield from _objects(path, ((f"item {i}", row) for i, row in enumerate(_parsed(path, "it", file.read()))))
     else:
         lines = ((f"line {i}", line) for i, line in enumerate(file, start=1) if line.strip())
         yield from _objects(path, ((where, _parsed(path, where, line)) for where, line in lines))
@@ -111,9 +105,7 @@ def _parsed(path: Path, where: str, text: str) -> Any:
 def _objects(path: Path, rows: Iterable[tuple[str, Any]]) -> Iterator[Record]:
     for where, row in rows:
         if not isinstance(row, dict):
-            raise DataError(
-                f"{path}: {where} is a {type(row).__name__}. Every example is a JSON object of columns."
-            )
+            raise DataError(f"{path}: {where} is a {type(row).__name__}. Every example is a JSON object of columns.")
         yield row
 
 
@@ -152,13 +144,9 @@ def _from_datasets(
     try:
         import datasets
     except ModuleNotFoundError:
-        raise DataError(
-            f"Reading {source} needs the package `datasets`, which is not installed. {_EXTRA}"
-        ) from None
+        raise DataError(f"Reading {source} needs the package `datasets`, which is not installed. {_EXTRA}") from None
     try:
-        if folder is not None and any(
-            (folder / name).exists() for name in ("state.json", "dataset_dict.json")
-        ):
+        if folder is not None and any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(str(folder))
             data = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         else:

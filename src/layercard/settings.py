@@ -47,10 +47,12 @@ class PlacementSettings:
         None, "For `cumulative`: the fewest layers that hold this share of the summed importance, in (0, 1]."
     )
     score: str | None = _option(
-        None, "The score that strategies by score rank layers by (default `resnorm`); see `layercard plugins`."
+        None,
+        "The score that strategies by score rank layers by (default `resnorm`); see `layercard plugins`.",
     )
     prefer: Prefer = _option(
-        "balanced", "What `auto` leans to: `quality` (half of the layers), `balanced` (a third) or `speed` (a quarter)."
+        "balanced",
+        "What `auto` leans to: `quality` (half of the layers), `balanced` (a third) or `speed` (a quarter).",
     )
     min_entry: int = _option(0, "Adapt no layer below this one; backpropagation ends at the lowest adapted layer.")
     layers_path: str | None = _option(
@@ -69,7 +71,8 @@ class PlacementSettings:
         "where the measured peak stays under that of all-layer LoRA.",
     )
     prefix_cache: str = _option(
-        "off", "Reuse the activations of the frozen prefix from the second epoch on: `off`, `on`, or a limit such as `8GiB`."
+        "off",
+        "Reuse the activations of the frozen prefix from the second epoch on: `off`, `on`, or a limit such as `8GiB`.",
     )
 
     @classmethod

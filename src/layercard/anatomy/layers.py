@@ -116,7 +116,8 @@ def _only_one(model: nn.Module, stacks: list[LayerStack], path: str | None) -> L
 
 def _refuse_shared(model: nn.Module, stack: LayerStack) -> None:
     config = getattr(model, "config", None)
-    expected = getattr(config.get_text_config(), "num_hidden_layers", None) if hasattr(config, "get_text_config") else None
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else None
+    expected = getattr(text, "num_hidden_layers", None)
     distinct = len({id(layer) for layer in stack.layers})
     if distinct < len(stack) or (isinstance(expected, int) and len(stack) < expected and _shares(model)):
         raise ModelError(

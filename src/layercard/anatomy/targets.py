@@ -79,7 +79,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _in_features(module: nn.Module) -> int:
-    return int(module.in_features if isinstance(module, nn.Linear) else module.nx)
+    return module.in_features if isinstance(module, nn.Linear) else int(getattr(module, "nx"))  # noqa: B009 -- Conv1D
 
 
 def initial_a(target: TargetModule, rank: int, seed: int) -> Tensor:

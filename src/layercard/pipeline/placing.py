@@ -1,1 +1,169 @@
-def place(): ...
+"""`place`: choose the layers to adapt and narrow a trainer's adapters to them, before `train()`.
+
+The order is the story: find the host, refuse what cannot work, probe, choose, narrow, verify, and attach what happens
+inside `train()` (`session.py`). Where any of it fails, the trainer is left as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layercard import plugins
+from layercard.anatomy.adapters import check_narrowable
+from layercard.anatomy.narrow import narrow
+from layercard.anatomy.verify import verify_placement
+from layercard.errors import HostError
+from layercard.pipeline.probing import locate_layers, score
+from layercard.pipeline.resume import is_resuming, saved_placement
+from layercard.pipeline.session import PlacedRun
+from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
+from layercard.probing.run import run_probe
+from layercard.report.announce import announce
+from layercard.settings import PlacementSettings
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from layercard.anatomy.layers import LayerStack
+    from layercard.hosts.protocol import Host
+    from layercard.placement.placement import LayerPlacement
+    from layercard.probing.statistics import LayerStatistics
+
+
+def place(
+    trainer: Any, *, lora_layers: Any = "auto", manager: pluggy.PluginManager | None = None, **settings: Any
+) -> PlacedRun:
+    """Narrow the LoRA adapters of `trainer` to the layers worth adapting; call it between construction and `train()`.
+
+    Parameters: `lora_layers` is `auto`, a strategy's name, a list of layer indices, the path of a placement.json, or a
+    mapping of settings; any other setting of `PlacementSettings` by its name. Returns the placed run, whose `report` is
+    complete when training ends. placement.json is written to the trainer's output directory.
+    Raises `SettingsError`, `HostError`, `ModelError`, `DataError`, `ProbeError` or `PlacementError` before any training,
+    with the trainer left as it was.
+    """
+    wanted = PlacementSettings.from_user(lora_layers, **settings)
+    manager = manager or plugins.manager()
+    host = _host(trainer, manager)
+    _refuse_late_or_sharded(host)
+    check_narrowable(host.model, allow_trained=is_resuming(host))
+    stack = locate_layers(host.model, wanted.layers_path, manager)
+    placement = saved_placement(host, wanted, len(stack))
+    reused = placement is not None
+    statistics = scores = None
+    if placement is None:
+        placement, statistics, scores = _choose(host, wanted, stack, manager)
+    narrowing = narrow(host.model, stack, placement.layers)
+    try:
+        verify_placement(host.model, stack, placement.layers)
+        run = PlacedRun(
+            host, stack, placement, narrowing, wanted,
+            probe_seconds=statistics.seconds if statistics else 0.0, statistics=statistics, scores=scores,
+        )  # fmt: skip
+        if trainer.is_world_process_zero():
+            placement.save(host.output_dir / "placement.json")
+    except BaseException:
+        narrowing.undo()
+        raise
+    run.attach()
+    announce(
+        placement,
+        wanted,
+        checkpointing=trainer.args.gradient_checkpointing,
+        reused=reused,
+        statistics=statistics,
+    )
+    manager.hook.after_placement(placement=placement)
+    return run
+
+
+def _host(trainer: Any, manager: pluggy.PluginManager) -> Host:
+    host: Host | None = manager.hook.locate_host(trainer=trainer)
+    if host is None:
+        raise HostError(
+            f"{type(trainer).__module__}.{type(trainer).__name__} is no trainer that layercard knows. Supported are "
+            "transformers.Trainer and, with layercard-trl, TRL's SFTTrainer and DPOTrainer. For others, write a plugin that "
+            "answers the hook `locate_host`."
+        )
+    return host
+
+
+def _refuse_late_or_sharded(host: Host) -> None:
+    """Raise `HostError` where an optimizer already holds the adapters, or weights are not whole on this process."""
+    trainer = host.trainer
+    if trainer.optimizer is not None:
+        raise HostError(
+            "The trainer has an optimizer already, which holds the parameters of every layer. Call `place` between the "
+            "trainer's construction and `train()`, and pass no `optimizers`."
+        )
+    if trainer.model_wrapped is not trainer.model:
+        raise HostError("The trainer has wrapped its model already. Call `place` before `train()`.")
+    meta = [name for name, parameter in host.model.named_parameters() if parameter.is_meta]
+    partitioned = any(hasattr(parameter, "ds_id") for parameter in host.model.parameters())
+    if meta or partitioned:
+        raise HostError(
+            f"{'Weights are on the meta device (' + meta[0] + ')' if meta else 'DeepSpeed ZeRO-3 has partitioned the weights'}, "
+            f"so the base model cannot be probed or narrowed here. {_plan_first(host)}"
+        )
+
+
+def _plan_first(host: Host) -> str:
+    name = getattr(host.model.config, "_name_or_path", None) or "MODEL"
+    return (
+        f"Choose the layers beforehand, `layercard plan {name} --dataset DATA -o placement.json`, and give PEFT its "
+        "`layers` as `LoraConfig(layers_to_transform=[...])`."
+    )
+
+
+def _choose(
+    host: Host, wanted: PlacementSettings, stack: LayerStack, manager: pluggy.PluginManager
+) -> tuple[LayerPlacement, LayerStatistics | None, dict[str, Any]]:
+    """Probe where the choice reads a score, or is left to `auto`, and choose."""
+    strategies = plugins.strategies(manager)
+    name = needed_score(wanted, strategies) or (DEFAULT_SCORE if wanted.is_auto else None)
+    if name is None:
+        return choose_placement(wanted, len(stack), strategies=strategies), None, {}
+    statistics = _probe(host, wanted, stack, name, manager)
+    scores = {name: score(statistics, name, manager)}
+    return choose_placement(wanted, len(stack), strategies=strategies, scores=scores), statistics, scores
+
+
+def _probe(
+    host: Host, wanted: PlacementSettings, stack: LayerStack, name: str, manager: pluggy.PluginManager
+) -> LayerStatistics:
+    needs = plugins.scorers(manager)[name].needs
+    batches = host.probe_batches(wanted.probe_examples, wanted.probe_batch_size, wanted.random_seed)
+    with _on_training_device(host):
+        return run_probe(
+            host.model,
+            batches,
+            stack=stack,
+            needs=needs,
+            loss=host.loss,
+            seed=wanted.random_seed,
+            checkpointing=host.trainer.args.gradient_checkpointing,
+        )
+
+
+@contextmanager
+def _on_training_device(host: Host) -> Iterator[None]:
+    """Hold the model on the device that trains it: under FSDP and DeepSpeed it is still on the CPU before `train()`."""
+    model, device = host.model, host.device
+    if device.type != "cuda" or any(p.device.type != "cpu" for p in model.parameters()):
+        yield
+        return
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    free, _ = torch.cuda.mem_get_info(device)
+    if size > 0.8 * free:
+        raise HostError(
+            f"The unsharded model has {size / 2**30:.0f} GiB and {device} has {free / 2**30:.0f} GiB free, so it cannot be "
+            f"probed before it is sharded. {_plan_first(host)}"
+        )
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to("cpu")

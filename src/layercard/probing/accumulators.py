@@ -77,7 +77,11 @@ class RunSums:
         self.attention += batch.attention.double().cpu()
         for key, gradient in batch.gradients.items():
             self.gradients[key] = self.gradients[key] + gradient if key in self.gradients else gradient
-        for mine, theirs in ((self.inputs, batch.inputs), (self.outputs, batch.outputs), (self.samples, batch.samples)):
+        for mine, theirs in (
+            (self.inputs, batch.inputs),
+            (self.outputs, batch.outputs),
+            (self.samples, batch.samples),
+        ):
             for layer, rows in theirs.items():
                 mine.setdefault(layer, []).append(rows.numpy())
 
@@ -86,17 +90,24 @@ class RunSums:
         import torch.distributed as dist
 
         counts = torch.tensor([self.examples, self.tokens], dtype=torch.float64)
-        fields = (counts, self.gradient_norm, self.module_norm, self.energy, self.energy_tokens, self.attention)
+        fields = (
+            counts,
+            self.gradient_norm,
+            self.module_norm,
+            self.energy,
+            self.energy_tokens,
+            self.attention,
+        )
         for total in fields:
             total.copy_(_all_reduced(total, device))
         self.examples, self.tokens = (int(n) for n in counts.tolist())
-        for key in sorted(self._everywhere(self.gradients)):
-            self.gradients[key] = _all_reduced(self.gradients[key], device)
+        for place in sorted(self._everywhere(self.gradients)):
+            self.gradients[place] = _all_reduced(self.gradients[place], device)
         for store in (self.inputs, self.outputs, self.samples):
             gathered: list[dict[int, list[NDArray[np.float32]]]] = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(gathered, dict(store))
-            for key in {k for part in gathered for k in part}:
-                store[key] = [array for part in gathered for array in part.get(key, [])]
+            for layer in {layer for part in gathered for layer in part}:
+                store[layer] = [rows for part in gathered for rows in part.get(layer, [])]
 
     def _everywhere(self, mine: dict[tuple[int, int], Tensor]) -> set[tuple[int, int]]:
         """The keys that any rank holds; a rank without examples joins with zeros."""
@@ -109,7 +120,6 @@ class RunSums:
             for key, shape in part.items():
                 mine.setdefault(key, torch.zeros(shape))
         return set(mine)
-
 
 
 def _all_reduced(total: Tensor, device: torch.device) -> Tensor:

@@ -29,7 +29,8 @@ def as_found(model: nn.Module, stack: LayerStack, *, checkpointing: bool | None 
     with ExitStack() as undo:
         undo.enter_context(_random_state())
         for name in ("use_cache", "output_router_logits"):
-            _set_in_configs(undo, model, name, False)
+            _set_in_configs(undo, model, name, lambda _: False)
+        _set_in_configs(undo, model, "problem_type", lambda found: found)  # classifiers fill it in at their first loss
         for module in model.modules():
             _set(undo, module, "training", True)
             _silence(undo, module)
@@ -63,14 +64,15 @@ def _set(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
     held[name] = value
 
 
-def _set_in_configs(undo: ExitStack, model: nn.Module, name: str, value: Any) -> None:
+def _set_in_configs(undo: ExitStack, model: nn.Module, name: str, change: Callable[[Any], Any]) -> None:
     config = getattr(model, "config", None)
     if config is None or not hasattr(config, "get_text_config"):
         return
     for each in {id(c): c for c in (config, config.get_text_config())}.values():
         if hasattr(each, name):
-            undo.callback(setattr, each, name, getattr(each, name))
-            setattr(each, name, value)
+            found = getattr(each, name)
+            undo.callback(setattr, each, name, found)
+            setattr(each, name, change(found))
 
 
 def _silence(undo: ExitStack, module: nn.Module) -> None:

@@ -17,7 +17,15 @@ from torch import Tensor
 from layercard.errors import DataError
 
 IGNORED = -100
-PACKING_KEYS = ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_lengths")
+PACKING_KEYS = (
+    "position_ids",
+    "seq_idx",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+    "seq_lengths",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,9 @@ def read_documents(inputs: Mapping[str, Any], *, shifted: bool) -> tuple[dict[st
     packed = bool((starts.sum(1) > 1).any())
     per_token = batch["labels"].dim() == 2 and batch["labels"].shape == mask.shape
     if per_token:
-        batch["labels"] = batch["labels"].masked_fill(~mask | (starts if shifted else torch.zeros_like(starts)), IGNORED)
+        batch["labels"] = batch["labels"].masked_fill(
+            ~mask | (starts if shifted else torch.zeros_like(starts)), IGNORED
+        )
     spans = tuple(_spans(starts, mask))
     terms = _terms(batch["labels"], spans, per_token)
     kept = [i for i, n in enumerate(terms.tolist()) if n > 0]
@@ -127,7 +137,9 @@ def halves(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _rows(inputs: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
     rows = inputs["input_ids"].shape[0]
-    return {k: v[start:end] if isinstance(v, Tensor) and v.dim() and v.shape[0] == rows else v for k, v in inputs.items()}
+    return {
+        k: v[start:end] if isinstance(v, Tensor) and v.dim() and v.shape[0] == rows else v for k, v in inputs.items()
+    }
 
 
 def one_at_a_time(inputs: Mapping[str, Any], documents: Documents) -> Iterator[dict[str, Any]]:

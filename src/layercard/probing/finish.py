@@ -81,7 +81,9 @@ def _rows(parts: list[NDArray[np.float32]]) -> Array:
     return np.concatenate(parts).astype(np.float64)
 
 
-def _notes(energy: Array | None, targets: tuple[str, ...], position: str | None, left_out: tuple[str, ...]) -> list[str]:
+def _notes(
+    energy: Array | None, targets: tuple[str, ...], position: str | None, left_out: tuple[str, ...]
+) -> list[str]:
     notes = []
     if left_out:
         notes.append(f"left out, since no linear module reads for them: {', '.join(left_out)}")

@@ -80,7 +80,9 @@ def own_loss(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
 
 def is_shifted(model: nn.Module) -> bool:
     """Whether position t predicts the label at t + 1: causal language models do, encoders' heads do not."""
-    kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    from peft import PeftModel
+
+    kind = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
     unshifted = ("ForMaskedLM", "ForTokenClassification", "ForSequenceClassification", "ForQuestionAnswering")
     return not kind.endswith(unshifted)
 
@@ -179,7 +181,9 @@ class _Run:
         total = documents.terms.sum()
         while True:
             sums = BatchSums.empty(len(self.trace.layers), len(self.names), len(documents), self.device)
-            self.trace.begin(documents, sums, self.offset, sampled_tokens(batch, documents, self.sample_share, self.seed))
+            self.trace.begin(
+                documents, sums, self.offset, sampled_tokens(batch, documents, self.sample_share, self.seed)
+            )
             weights = total / documents.terms / self.scale
             loss = self._loss(batch)
             self.trace.end_of_forward(weights)
@@ -213,8 +217,8 @@ class _Run:
         self.scale /= 2.0**4
 
     def check(self) -> None:
-        """Raise `ProbeError` where hooks never fired."""
-        if self.needs & {"gradients", "mean_gradient", "energy"} and not bool(self.sums.energy_tokens.any()):
+        """Raise `ProbeError` where this rank had examples and the hooks on targets never fired."""
+        if self.needs & {"gradients", "mean_gradient", "energy"} and self.sums.examples and not self.trace.fired:
             raise ProbeError(
                 "No target module ran during the probe. Kernels that bypass the modules must be off while probing."
             )

@@ -16,7 +16,14 @@ Array: TypeAlias = NDArray[np.float64]
 
 Need: TypeAlias = Literal["gradients", "mean_gradient", "energy", "attention_norms", "representations", "covariance"]
 """What a scorer can ask the probe for; `gradients` and `mean_gradient` cost a backward pass, the others do not."""
-NEEDS: tuple[Need, ...] = ("gradients", "mean_gradient", "energy", "attention_norms", "representations", "covariance")
+NEEDS: tuple[Need, ...] = (
+    "gradients",
+    "mean_gradient",
+    "energy",
+    "attention_norms",
+    "representations",
+    "covariance",
+)
 
 
 @dataclass(frozen=True)

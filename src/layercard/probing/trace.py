@@ -47,6 +47,7 @@ class Trace:
         ]
         self.backward = bool(needs & {"gradients", "mean_gradient"})
         self.recording = False
+        self.fired = False
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
@@ -156,6 +157,7 @@ class _TargetHook:
         if rows is None:
             raise NotPerExample
         self.calls += 1
+        self.trace.fired = True
         # a table of relative positions that the module reads in a later call is no token of the example
         if self.trace.wants("energy") and self.calls == 1 and (self.trace.reads_tokens(rows) or x.dim() == 2):
             total, count = self.trace.energy_of(rows)
@@ -195,8 +197,8 @@ def _per_document(delta: Tensor, z: Tensor, documents: Documents) -> Tensor:
         parts = [delta[row, start:end].T @ z[row, start:end] for row, start, end in documents.spans]
         return torch.stack(parts)
     if z.shape[1] == documents.width:
-        z = z.masked_fill(~documents.mask.unsqueeze(-1), 0.0)
-        delta = delta.nan_to_num() if not documents.mask.all() else delta  # 0 · NaN at padding is NaN
+        padding = ~documents.mask.unsqueeze(-1)
+        delta, z = delta.masked_fill(padding, 0.0), z.masked_fill(padding, 0.0)  # both: 0 · NaN is NaN
     kept = [row for row, _, _ in documents.spans]
     if len(kept) < documents.rows:
         delta, z = delta[kept], z[kept]

@@ -30,9 +30,7 @@ def announcement(
     )
     lines = [f"layercard adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
     if reused:
-        lines.append(
-            "This placement was saved by an earlier run in the output directory; nothing was probed."
-        )
+        lines.append("This placement was saved by an earlier run in the output directory; nothing was probed.")
     if statistics is not None:
         lines.append(
             f"Probed {statistics.examples} examples, {statistics.tokens:,} tokens, in {statistics.seconds:.1f} s."
@@ -59,7 +57,5 @@ def announce(
 ) -> None:
     """Say it on standard error."""
     console = Console(stderr=True, highlight=False)
-    for line in announcement(
-        placement, settings, checkpointing=checkpointing, reused=reused, statistics=statistics
-    ):
+    for line in announcement(placement, settings, checkpointing=checkpointing, reused=reused, statistics=statistics):
         console.print(line, markup=False)
