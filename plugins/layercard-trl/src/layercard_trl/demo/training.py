@@ -1,0 +1,143 @@
+"""One training of the demo: TRL's `SFTTrainer` with LoRA, on the layers asked for, from the same start each time.
+
+The seed fixes the adapters' first values and the order of the batches, and there is no dropout; so runs differ by the
+layers that they adapt, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from layercard import place
+from layercard_trl.demo.docstrings import Example
+
+if TYPE_CHECKING:
+    from layercard.pipeline.session import PlacedRun
+
+LEARNING_RATE = 5e-4
+RANK, ALPHA = 16, 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the demo's trainings have in common."""
+
+    model: Path
+    train: Sequence[Example]
+    heldout: Sequence[Example]
+    steps: int
+    batch_size: int
+    qlora: bool
+    measure_budget: float
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What one training gave. Losses are mean NLL a token in nats; `loss_before` is None where it was not measured."""
+
+    loss_before: float | None
+    loss_after: float
+    step_seconds: float
+    trainable_parameters: int
+    placed: PlacedRun | None
+
+
+def train(recipe: Recipe, output: Path, lora_layers: Any, *, measure_before: bool = False) -> TrainedRun:
+    """Train into the folder `output`; `lora_layers` as `layercard.place` takes it, None for every layer.
+
+    Raises what `layercard.place` raises.
+    """
+    with _quiet_transformers():
+        trainer = _trainer(recipe, output, measure_before)
+        clock = StepClock()
+        trainer.add_callback(clock)
+        placed = None
+        if lora_layers is not None:
+            placed = place(trainer, lora_layers=lora_layers, measure_budget=recipe.measure_budget)
+        trainer.train()
+        trainer.save_model()
+        after = trainer.evaluate()["eval_loss"]
+    first = next((entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry), None)
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    return TrainedRun(first if measure_before else None, after, clock.median(), trainable, placed)
+
+
+def _trainer(recipe: Recipe, output: Path, measure_before: bool) -> SFTTrainer:
+    arguments = SFTConfig(
+        output_dir=str(output),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=True,
+        model_init_kwargs={"dtype": "bfloat16"},
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=32,
+        max_steps=recipe.steps,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0.1,
+        eval_on_start=measure_before,
+        prediction_loss_only=True,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+    )
+    return SFTTrainer(
+        str(recipe.model),
+        args=arguments,
+        train_dataset=Dataset.from_list(list(recipe.train)),
+        eval_dataset=Dataset.from_list(list(recipe.heldout)),
+        quantization_config=_nf4() if recipe.qlora else None,
+        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+
+
+def _nf4() -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+class StepClock(TrainerCallback):
+    """Times the optimizer steps of the training itself, evaluation and layercard's own work left out."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._begun = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._begun = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock."""
+        self.seconds.append(time.perf_counter() - self._begun)
+
+    def median(self) -> float:
+        """Return the median seconds of a step, the first one left out as warm-up."""
+        return statistics.median(self.seconds[1:] or self.seconds)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep the hosts' advice about settings that the demo chose on purpose off the console."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

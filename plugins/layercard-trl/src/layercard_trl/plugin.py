@@ -1,0 +1,32 @@
+"""The hooks through which layercard-trl joins layercard. Imports TRL only when a trainer or a command asks for it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from layercard.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+    from layercard.hosts.protocol import Host
+
+
+@hookimpl
+def locate_host(trainer: Any) -> Host | None:
+    """Answer for TRL's trainers: supported ones with a host, others with an error; None for all other trainers."""
+    if "trl" not in sys.modules:  # a TRL trainer cannot exist before its package is imported
+        return None
+    from layercard_trl.host import locate
+
+    return locate(trainer)
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    """Add `layercard trl-sft` and `layercard demo`."""
+    from layercard_trl.commands import demo, trl_sft
+
+    cli.add_command(trl_sft)
+    cli.add_command(demo)
