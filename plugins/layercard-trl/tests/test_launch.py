@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from layercard.cli.main import main
+from layercard_trl.launch import without
+
+BASE = ["--use_cpu", "--bf16", "false", "--model_name_or_path", "nowhere", "--dataset_name", "nothing"]
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "layercard.cli.main", "trl-sft", *arguments],
+        cwd=cwd, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def training(model_folder: Path, data_folder: Path, output: Path) -> list[str]:
+    return [
+        *("--model_name_or_path", str(model_folder), "--dataset_name", str(data_folder), "--output_dir", str(output)),
+        *("--use_cpu", "--bf16", "false", "--max_length", "40", "--max_steps", "2", "--report_to", "none"),
+        *("--use_peft", "--lora_target_modules", "all-linear", "--num_processes", "1"),
+    ]
+
+
+def test_the_real_command_trains_and_leaves_its_files(model_folder, data_folder, tmp_path):
+    flags = [*training(model_folder, data_folder, tmp_path / "out"), "--lora_layers", "auto"]
+    finished = command(*flags, "--load_in_4bit", "--use_bnb_nested_quant", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    layers = json.loads((tmp_path / "out" / "placement.json").read_text())["layers"]
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["layers_to_transform"] == layers
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["partial"] is False
+
+
+def test_an_error_inside_the_process_is_one_line_and_keeps_its_code(model_folder, data_folder, tmp_path):
+    flags = [*training(model_folder, data_folder, tmp_path / "out"), "--lora_layers", "1,9"]
+    finished = command(*flags, cwd=tmp_path)
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    assert [line for line in finished.stderr.splitlines() if line.startswith("Error: ")] != []
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_help_lists_trl_and_layer_flags(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["trl-sft", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: layercard trl-sft" in shown
+    for flag in ("--lora_layers ", "--lora_layers_fraction", "--packing", "--load_in_4bit", "--datasets"):
+        assert flag in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--use_peft", "--lora_layerz", "auto"], "`--lora_layerz` is no argument"),
+        (["--use_peft", "--lora_layers", "auto", "--packin_g"], "`--packin_g` is no argument"),
+        (["--lora_layers", "auto"], "without `--use_peft`"),
+        (["--use_peft", "--lora_layers", "5"], "bare number 5"),
+        (["--use_peft", "--lora_layers", "auto", "--lora_layers_fraction", "7"], "`fraction` is 7.0"),
+        (["--use_peft", "--lora_layers_fraction", "0.5"], "without `--lora_layers`"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+        (["--use_peft", "--accelerate_config", "no-such"], "no-such"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_starts(flags, message, capsys):
+    assert main(["trl-sft", *BASE, *flags]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("Error: ")
+    assert message in lines[-1]
+
+
+def test_wrong_choice_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["trl-sft", *BASE, "--use_peft", "--lora_layers", "auto", "--lora_layers_prefer", "cheap"])
+    assert stopped.value.code == 2
+    assert "cheap" in capsys.readouterr().err
+
+
+def test_misspelt_yaml_key_is_refused(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("use_peft: true\nlora_layers_fractoin: 0.3\n")
+    assert main(["trl-sft", *BASE, "--config", str(path)]) == 2
+    assert "Did you mean `--lora_layers_fraction`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left_over", "kept"),
+    [
+        (["--a", "1", "--num_processes", "2"], ["--num_processes", "2"], ["--a", "1"]),
+        (["--a", "2", "--num_processes", "2"], ["--num_processes", "2"], ["--a", "2"]),
+        (["--a", "1"], [], ["--a", "1"]),
+    ],
+)
+def test_launch_arguments_are_taken_out(arguments, left_over, kept):
+    assert without(arguments, left_over) == kept
