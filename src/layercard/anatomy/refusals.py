@@ -1,0 +1,120 @@
+"""What placement refuses about a model's adapters, by name and by property.
+
+Each rule raises `ModelError` saying what was found, what is supported and what to do, and touches nothing.
+Supported is LoRA, with or without DoRA, rsLoRA and `lora_bias`, at initial values that add nothing and leave the base
+weights as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from peft import PeftModel, PeftType
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from layercard.errors import ModelError
+
+NEUTRAL_INITIALISATIONS = (True, "gaussian")
+"""Values of `init_lora_weights` that start the adapters at zero and leave the base weights alone."""
+
+SAFE_VARIANTS = ("use_dora",)
+"""LoRA variants under which a model without its untrained adapters gives the same logits."""
+
+UNSUPPORTED_FIELDS = {
+    "layer_replication": "runs layers several times with shared weights",
+    "use_qalora": "pools the adapters' inputs by quantization group",
+    "megatron_config": "splits layers over Megatron ranks",
+}
+
+
+def check_lora(model: nn.Module) -> None:
+    """Refuse a model that is not a PeftModel with exactly one LoRA adapter."""
+    if not isinstance(model, PeftModel):
+        raise ModelError(
+            f"The model is a {type(model).__name__}, not a `peft.PeftModel`. Placement narrows LoRA adapters that are in "
+            "the model. Pass a `peft_config` to the trainer, or wrap the model with `peft.get_peft_model`."
+        )
+    for config in model.peft_config.values():
+        if config.peft_type != PeftType.LORA:
+            raise ModelError(
+                f"The adapter's type is {PeftType(config.peft_type).value} ({type(config).__name__}). Placement works on "
+                "LoRA. Use a `peft.LoraConfig`, or train without `lora_layers`."
+            )
+    if len(model.peft_config) != 1:
+        raise ModelError(
+            f"The model has {len(model.peft_config)} adapters ({', '.join(model.peft_config)}). Placement works on one. "
+            "Remove the others with `model.delete_adapter`."
+        )
+
+
+def check_config(config: Any) -> None:
+    """Refuse initialisations that change base weights and LoRA variants that are not known to be safe."""
+    init = config.init_lora_weights
+    neutral = init.lower() if isinstance(init, str) else init
+    if neutral is False or neutral not in NEUTRAL_INITIALISATIONS:
+        raise ModelError(
+            f"`init_lora_weights` is {init!r}, which {_initialisation(init)}. Placement supports `True` and `gaussian`. "
+            "Choose one of them, or train without `lora_layers`."
+        )
+    values = config.to_dict()
+    variants = [f.name for f in fields(config) if f.metadata.get("is_lora_variant") and f.name not in SAFE_VARIANTS]
+    for name in [*UNSUPPORTED_FIELDS, *variants]:
+        if values.get(name):
+            raise ModelError(
+                f"The LoRA configuration sets `{name}`, which {UNSUPPORTED_FIELDS.get(name, 'changes how LoRA computes')}. "
+                f"Placement supports plain LoRA, rsLoRA and DoRA. Leave `{name}` out."
+            )
+
+
+def _initialisation(init: Any) -> str:
+    name = str(init).lower()
+    if init is False:
+        return "starts the adapters at random values, so that taking some out changes the model"
+    if name == "eva":
+        return "spreads ranks over all layers from its own data, and so has chosen layers already"
+    if name in {"orthogonal", "mica"}:
+        return "does not start B at zero, as the scores assume"
+    return "moves part of the base weights into the adapters, so that taking some out changes the model"
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Refuse parameters without values here: on the meta device, or partitioned by ZeRO-3."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta or hasattr(parameter, "ds_id"):
+            where = "on the meta device" if parameter.is_meta else "partitioned by DeepSpeed ZeRO-3"
+            raise ModelError(
+                f"`{name}` is {where}, so the probe cannot run. Placement needs all weights loaded before training. Choose "
+                "the layers beforehand with `layercard plan MODEL --dataset DATA -o placement.json`, and load that file."
+            )
+
+
+def check_wrappers(wrappers: Iterable[tuple[str, LoraLayer]], adapter: str, *, allow_trained: bool) -> None:
+    """Refuse LoRA layers that are merged, compute otherwise than LoRA, or already add something."""
+    for name, wrapper in wrappers:
+        if wrapper.merged:
+            raise ModelError(
+                f"The adapter of `{name}` is merged into its weight. Placement needs it apart. Call "
+                "`model.unmerge_adapter()` first."
+            )
+        variant = type(wrapper.lora_variant.get(adapter)).__name__
+        if variant != "NoneType" and not variant.startswith("Dora"):
+            raise ModelError(
+                f"The adapter of `{name}` is a {variant}. Placement supports plain LoRA, rsLoRA and DoRA. Use one of them."
+            )
+        if not allow_trained and any(bool(factor.detach().any()) for factor in _zero_at_start(wrapper, adapter)):
+            raise ModelError(
+                f"The adapter of `{name}` is already trained: its product is not zero. Placement chooses layers before "
+                "training. Start from fresh adapters; to go on with a run, resume from its checkpoint, whose placement "
+                "is used again."
+            )
+
+
+def _zero_at_start(wrapper: LoraLayer, adapter: str) -> list[Tensor]:
+    """The factor that PEFT starts at zero: B of a linear layer, A of an embedding."""
+    factors = list(wrapper.lora_B[adapter].parameters()) if adapter in wrapper.lora_B else []
+    if adapter in wrapper.lora_embedding_A:
+        factors.append(wrapper.lora_embedding_A[adapter])
+    return factors

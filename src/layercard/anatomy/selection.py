@@ -1,0 +1,106 @@
+"""What a LoRA configuration selects, and how to write one that selects exactly given modules.
+
+Offers `selected_modules` and `selected_parameters`, PEFT's own reading of a configuration, and `narrowed_fields`, the
+fields to write so that PEFT, given a fresh base model, adapts exactly the live modules. Works on names alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+
+from layercard.errors import PlacementError
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Live:
+    """What stays adapted, by names in the bare base model, and the chosen layers.
+
+    `inside` maps the live modules of the stack to their layer's name, `outside` holds those elsewhere (`lm_head`),
+    `parameters` the live adapted parameters.
+    """
+
+    layers: tuple[int, ...]
+    pattern: str
+    inside: Mapping[str, str]
+    outside: frozenset[str]
+    parameters: frozenset[str]
+
+    @property
+    def modules(self) -> set[str]:
+        """All modules that stay adapted as modules."""
+        return {*self.inside, *self.outside}
+
+
+def selected_modules(config: Any, names: Iterable[str]) -> set[str]:
+    """Return the module names that PEFT would adapt under `config`."""
+    tied = config.to_dict().get("target_modules_to_tie") or ()
+    return {name for name in names if name and (check_target_module_exists(config, name) or _ends_with(name, tied))}
+
+
+def selected_parameters(config: Any, modules: Mapping[str, nn.Module]) -> set[str]:
+    """Return the names of the parameters that PEFT would adapt under `config.target_parameters`."""
+    targets = config.target_parameters or ()
+    names = (f"{m}.{p}" for m, module in modules.items() for p, _ in module.named_parameters(recurse=False))
+    return {name for name in names if _ends_with(name, targets)}
+
+
+def narrowed_fields(config: Any, modules: Mapping[str, nn.Module], live: Live) -> Fields:
+    """Return the fields of `config` to write so that PEFT selects exactly `live` in a model of these `modules`.
+
+    Target names with `layers_to_transform` where they select exactly that; otherwise full names, for which PEFT needs
+    no layers. Raises `PlacementError` where neither does.
+    """
+    shared = {
+        "target_parameters": sorted(live.parameters) or (config.target_parameters and []),
+        "rank_pattern": _matching(config.rank_pattern, live),
+        "alpha_pattern": _matching(config.alpha_pattern, live),
+    }
+    for spelling in _spellings(config, live):
+        fields = spelling | shared
+        candidate = with_fields(config, fields)
+        exact = selected_modules(candidate, modules) == live.modules
+        if exact and selected_parameters(candidate, modules) == live.parameters:
+            return fields
+    raise PlacementError(
+        f"No `target_modules` select exactly the {len(live.modules) + len(live.parameters)} adapted modules of layers "
+        f"{list(live.layers)}: their names also end names of other modules. Choose other target modules."
+    )
+
+
+def with_fields(config: Any, fields: Fields) -> Any:
+    """Return a copy of `config` with `fields`."""
+    changed = copy.copy(config)
+    for name, value in fields.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def _spellings(config: Any, live: Live) -> Iterator[Fields]:
+    """Ways to write the target modules, the one nearest to the user's first."""
+    layered = {"layers_to_transform": list(live.layers), "layers_pattern": live.pattern}
+    inner = {name.removeprefix(f"{layer}.") for name, layer in live.inside.items()}
+    if live.inside and not isinstance(config.target_modules, str):
+        yield {"target_modules": {*config.target_modules, *live.outside}, **layered}
+    if live.inside:
+        yield {"target_modules": {name.rsplit(".", 1)[-1] for name in inner} | live.outside, **layered}
+        yield {"target_modules": inner | live.outside, **layered}
+    yield {"target_modules": live.modules, "layers_to_transform": None, "layers_pattern": None}
+
+
+def _matching(patterns: Mapping[str, int] | None, live: Live) -> dict[str, int]:
+    """The rank or alpha patterns that match something live; PEFT warns of the others when it loads the adapter."""
+    names = live.modules | live.parameters
+    return {p: v for p, v in (patterns or {}).items() if any(re.match(rf"(.*\.)?({p})$", name) for name in names)}
+
+
+def _ends_with(name: str, targets: Iterable[str]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)
