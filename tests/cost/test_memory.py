@@ -10,9 +10,7 @@ CPU = torch.device("cpu")
 class Stack(nn.Module):
     def __init__(self, checkpointing=False, train_from=0):
         super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(6)
-        )
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)) for _ in range(6))
         self.checkpointing = checkpointing
         for i, block in enumerate(self.blocks):
             block.requires_grad_(i >= train_from)
@@ -36,7 +34,7 @@ def test_freed_tensors_stop_counting_and_views_count_once():
         del a, b
         c.add_(1)
         d = c * 2
-    assert live.peak == 8000 and d.numel() == 1000
+    assert (live.peak, d.numel()) == (8000, 1000)
 
 
 def test_the_count_is_deterministic():

@@ -35,11 +35,9 @@ KEYS = {
 
 def test_the_agreed_keys_stand_in_the_document_and_survive_json():
     document = json.loads(json.dumps(FULL.to_dict()))
-    assert KEYS <= set(document)
+    assert set(document) >= KEYS
     assert (
-        {"step_seconds", "peak_bytes", "trainable_parameters"}
-        <= set(document["baseline"])
-        == set(document["placed"])
+        {"step_seconds", "peak_bytes", "trainable_parameters"} <= set(document["baseline"]) == set(document["placed"])
     )
     assert set(document["saving"]) == {"adapters", "backward", "prefix_cache"}
     assert SpeedupReport.from_dict(document) == FULL
@@ -54,19 +52,15 @@ def test_other_schema_versions_are_refused():
 def test_nulls_without_reason_are_found():
     assert FULL.unexplained() == []
     bare = SpeedupReport(layers=(1,), num_layers=2)
-    assert {"step_speedup", "baseline.step_seconds", "saving.backward", "backward_layers"} <= set(
-        bare.unexplained()
-    )
+    assert {"step_speedup", "baseline.step_seconds", "saving.backward", "backward_layers"} <= set(bare.unexplained())
 
 
 def test_the_plain_table_says_unknowns():
-    assert "2.00x (1.80–2.30)" in str(FULL) and "measured: heldout_loss 1.25" in str(FULL)
+    assert str(FULL).splitlines()[-1].endswith("2.00x    measured: heldout_loss 1.25")
     last = str(SpeedupReport(layers=(1,), num_layers=2)).splitlines()[-1]
-    assert "not measured" in last and last.endswith("unknown")
+    assert last.endswith("not measured  unknown")
 
 
 def test_units():
-    assert (
-        seconds_text(0.0123) == "12.3 ms" and seconds_text(2) == "2.00 s" and seconds_text(None) == "unknown"
-    )
-    assert bytes_text(3 * 2**29) == "1.50 GiB" and bytes_text(2**20) == "1.0 MiB"
+    assert [seconds_text(x) for x in (0.0123, 2, None)] == ["12.3 ms", "2.00 s", "unknown"]
+    assert [bytes_text(x) for x in (3 * 2**29, 2**20, None)] == ["1.50 GiB", "1.0 MiB", "unknown"]

@@ -55,8 +55,7 @@ def test_the_interval_covers_as_often_as_it_says(pairs):
 def test_the_interval_holds_the_true_ratio_in_simulation():
     generator = np.random.default_rng(0)
     hits = [
-        (r := paired_ratio((np.log(2) + generator.standard_cauchy(15)).tolist())).low <= 2 <= r.high
-        for _ in range(400)
+        (r := paired_ratio((np.log(2) + generator.standard_cauchy(15)).tolist())).low <= 2 <= r.high for _ in range(400)
     ]
     assert np.mean(hits) > 0.93
 
@@ -65,9 +64,7 @@ def test_a_common_drift_of_the_machine_leaves_the_ratio_alone():
     drift = np.linspace(1, 9, 11)
     timings = Timings({"slow": tuple(3 * drift), "fast": tuple(drift)})
     ratio = timings.ratio("slow", "fast")
-    assert (
-        ratio.value == pytest.approx(3) and ratio.low == pytest.approx(3) and ratio.high == pytest.approx(3)
-    )
+    assert ratio.value == pytest.approx(3) and ratio.low == pytest.approx(3) and ratio.high == pytest.approx(3)
     assert timings.median("fast") == 5 and timings.spread("fast") == pytest.approx(4)
 
 

@@ -30,24 +30,23 @@ def _shown(report):
 
 def test_speedup_and_quality_stand_in_the_same_row():
     row = next(line for line in _shown(REPORT).splitlines() if "placed" in line and "2.50x" in line)
-    assert "unknown" in row and "layers 3, 15–29 of 0–29" in row and "1.00 GiB" in row
+    assert all(cell in row for cell in ("unknown", "layers 3, 15–29 of 0–29", "1.00 GiB"))
 
 
 def test_the_caption_says_costs_and_break_even():
     text = _shown(REPORT)
-    assert "2.20x over 400 planned steps" in text and "after 12 steps" in text
+    assert all(said in text for said in ("2.20x over 400 planned steps", "after 12 steps", "2.40x to 2.60x"))
 
 
 def test_what_was_not_measured_is_said_with_its_reason():
-    text = _shown(
-        SpeedupReport(layers=(1,), num_layers=2, unavailable={"step_speedup": "the run is too short"})
-    )
+    text = _shown(SpeedupReport(layers=(1,), num_layers=2, unavailable={"step_speedup": "the run is too short"}))
     assert "not measured" in text and "the run is too short" in text
 
 
 def test_reports_are_read_back_and_bad_files_refused(tmp_path):
     path = save_report(REPORT, tmp_path / "new")
-    assert path.name == "report.json" and load_report(path) == REPORT
+    assert path.name == "report.json"
+    assert load_report(path) == REPORT
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
     path.write_text("{half")
     with pytest.raises(LayercardError, match=r"cannot be read as a report"):

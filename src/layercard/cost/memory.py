@@ -1,15 +1,16 @@
-"""The peak memory of a step: the CUDA allocator's where the step runs there, else a count of live tensor bytes.
+"""The peak memory of a step: the CUDA allocator's where the step runs there, else a count of live bytes.
 
-The count is deterministic: every storage that a torch operation allocates during the step is added when it appears and
-subtracted when it is freed, recomputed activations of checkpointed layers and gradients included; the model's own
-parameters and buffers are added to the highest sum. It does not see what a kernel allocates inside itself. Neither way
-holds optimizer state, which does not exist before the first optimizer step.
+The count is deterministic: every storage that a torch operation allocates during the step is added when it appears
+and subtracted when it is freed, recomputed activations of checkpointed layers and gradients included; the model's
+own parameters and buffers are added to the highest sum. It does not see what a kernel allocates inside itself.
+Neither way holds optimizer state, which does not exist before the first optimizer step.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 CUDA_METHOD = "CUDA allocator's peak in a step, without optimizer state"
 COUNT_METHOD = (
-    "approximation: the model's bytes and the highest sum of live tensor bytes in a step, without what kernels allocate "
-    "inside themselves and without optimizer state"
+    "approximation: the model's bytes and the highest sum of live tensor bytes in a step, without what kernels "
+    "allocate inside themselves and without optimizer state"
 )
 
 
@@ -62,9 +63,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, torch.Tensor)]
-        held = {
-            id(tensor.untyped_storage()) for tensor in inputs
-        }  # views and in-place results allocate nothing
+        held = {id(tensor.untyped_storage()) for tensor in inputs}  # views and in-place: nothing new
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -76,10 +75,10 @@ class LiveBytes(TorchDispatchMode):
         if key in held or key in self._known:
             return
         size = storage.nbytes()
-        self._known[key] = weakref.ref(storage, lambda _, key=key, size=size: self._freed(key, size))
+        self._known[key] = weakref.ref(storage, partial(self._freed, key, size))
         self._live += size
         self.peak = max(self.peak, self._live)
 
-    def _freed(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int, _: weakref.ref[torch.UntypedStorage]) -> None:
         self._known.pop(key, None)
         self._live -= size

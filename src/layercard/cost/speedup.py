@@ -1,7 +1,7 @@
 """`SpeedupReport`: what placement saved and cost in one run; read from and written to report.json.
 
-A field that is not known is None, and `unavailable` says why under the field's name (`baseline.peak_bytes` for one
-inside another). The same keys stand in the file, in `to_dict` and in the attributes.
+A field that is not known is None, and `unavailable` says why under the field's name (`baseline.peak_bytes` for
+one inside another). The same keys stand in the file, in `to_dict` and in the attributes.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ class SpeedupReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SpeedupReport:
-        """Build from what report.json holds, ignoring keys added later; raise `LayercardError` where it does not fit."""
+        """Build from what report.json holds, ignoring keys added later; raise `LayercardError` if it cannot."""
         if values.get("schema_version") != SCHEMA_VERSION:
             raise LayercardError(
-                f"The report has schema_version {values.get('schema_version')!r}; this layercard reads {SCHEMA_VERSION}. "
-                "Read it with the layercard that wrote it."
+                f"The report has schema_version {values.get('schema_version')!r}; this layercard reads "
+                f"{SCHEMA_VERSION}. Read it with the layercard that wrote it."
             )
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         for name, kind in (("baseline", StepCost), ("placed", StepCost), ("saving", Saving)):
@@ -110,9 +110,7 @@ class SpeedupReport:
             ("placed", _layers(self), *_cells(self.placed), speedup_text(self), quality_text(self)),
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _nulls(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -132,20 +130,14 @@ def _cells(cost: StepCost) -> tuple[str, str, str]:
 
 
 def speedup_text(report: SpeedupReport) -> str:
-    """Return the speedup with its interval, `not measured` where it is unknown."""
-    if report.step_speedup is None:
-        return "not measured"
-    if report.interval is None:
-        return f"{report.step_speedup:.2f}x"
-    low, high = report.interval
-    return f"{report.step_speedup:.2f}x ({low:.2f}–{high:.2f})"
+    """Return the speedup, `not measured` where it is unknown."""
+    return "not measured" if report.step_speedup is None else f"{report.step_speedup:.2f}x"
 
 
 def quality_text(report: SpeedupReport) -> str:
     """Return the kind of the quality and what is known of it; `unknown` is said, never left blank."""
-    details = ", ".join(
-        f"{name} {_short(value)}" for name, value in report.quality.items() if name not in ("kind", "reason")
-    )
+    known = ((name, value) for name, value in report.quality.items() if name not in ("kind", "reason"))
+    details = ", ".join(f"{name} {_short(value)}" for name, value in known)
     return f"{report.quality['kind']}: {details}" if details else str(report.quality["kind"])
 
 

@@ -1,10 +1,10 @@
-"""Times variants of a step against each other: alternating, on the same batches, with an interval of their ratio.
+"""Times variants of a step against each other: alternating, on the same batches, with an interval of the ratio.
 
-Round r runs every variant once on batch r, in turn forwards and backwards (A B, B A, …), so that a machine that slowly
-gets faster or slower favours none. Each step is one pair with the other variants' steps of its round; the ratio of two
-variants is the exponential of the median of the paired log-ratios. Its interval is distribution-free: the order
-statistics of those log-ratios between which the median lies with at least `COVERAGE` probability (the sign test
-inverted), or the extremes with the smaller coverage they have where fewer than six pairs were run.
+Round r runs every variant once on batch r, in turn forwards and backwards (A B, B A, …), so that a machine that
+slowly gets faster or slower favours none. Each step is one pair with the other variants' steps of its round; the
+ratio of two variants is the exponential of the median of the paired log-ratios. Its interval is distribution-free:
+the order statistics of those log-ratios between which the median lies with at least `COVERAGE` probability (the
+sign test inverted), or the extremes with the smaller coverage they have where fewer than six pairs were run.
 
 Knows nothing of models or trainers; a variant is a name, a context manager and a step.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ COVERAGE = 0.95
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of running a step: `entered()` puts it in force, `step(batch)` runs it on the batch of that number."""
+    """One way of running a step: `entered()` puts it in force, `step(batch)` runs it on the batch of a number."""
 
     name: str
     entered: Callable[[], AbstractContextManager[object]]
@@ -34,7 +34,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer one variant takes: `value`, its interval, and the probability that this one covers it."""
+    """How many times longer one variant takes: `value`, and an interval that holds it with `coverage`."""
 
     value: float
     low: float
@@ -66,6 +66,10 @@ class Timings:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
         return high - low
 
+    def only(self, names: Collection[str]) -> Timings:
+        """Return the timings of these variants."""
+        return Timings({name: values for name, values in self.seconds.items() if name in names})
+
     def ratio(self, slow: str, fast: str) -> Ratio:
         """Return how many times longer a step of `slow` takes than one of `fast`."""
         pairs = zip(self.seconds[slow], self.seconds[fast], strict=True)
@@ -86,7 +90,7 @@ def paired_ratio(log_ratios: Sequence[float]) -> Ratio:
 
 
 def _interval_depth(pairs: int) -> tuple[int, float]:
-    """The largest k for which the k-th smallest and k-th largest of `pairs` cover the median often enough, and how often."""
+    """The largest k whose k-th smallest and k-th largest of `pairs` cover the median often enough; how often."""
     depth, coverage = 1, _coverage(1, pairs)
     while 2 * (depth + 1) <= pairs and _coverage(depth + 1, pairs) >= COVERAGE:
         depth, coverage = depth + 1, _coverage(depth + 1, pairs)
@@ -98,13 +102,11 @@ def _coverage(depth: int, pairs: int) -> float:
     return max(0.0, 1.0 - 2.0 * outside)
 
 
-def alternate(
-    variants: Sequence[Variant], *, rounds: int, seconds: float = math.inf, first: int = 0
-) -> Timings:
+def alternate(variants: Sequence[Variant], *, rounds: int, seconds: float = math.inf, first: int = 0) -> Timings:
     """Run every variant once a round, at most `rounds` rounds, and none that would pass `seconds` in all.
 
-    `first` is the number of the first round, and with it of the first batch. Warm-up is the caller's: nothing here is
-    thrown away.
+    `first` is the number of the first round, and with it of the first batch. Warm-up is the caller's: nothing here
+    is thrown away.
     """
     taken: dict[str, list[float]] = {variant.name: [] for variant in variants}
     start, longest = time.perf_counter(), 0.0

@@ -1,4 +1,4 @@
-"""Context managers that leave the random state and the model as a measurement found them, also when it fails."""
+"""Context managers that leave the random state and the model as they were found, also on failure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from torch import nn
 
 @contextmanager
 def random_state(seed: int | None = None) -> Iterator[None]:
-    """Put the random state of Python, numpy, torch and the accelerator back at exit; start the block from `seed` if given."""
+    """Put the random state of Python, numpy, torch and CUDA back at exit; start from `seed` if one is given."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = (
-        torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    )
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     try:
         if seed is not None:
             random.seed(seed)

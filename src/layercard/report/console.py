@@ -19,32 +19,34 @@ from layercard.cost.speedup import (
 def table(report: SpeedupReport) -> Table:
     """Return the table: a row for all-layer LoRA, one for the placed run."""
     made = Table(title="layercard", title_justify="left", caption=caption(report), caption_justify="left")
-    for name in ("run", "layers", "step", "peak memory", "trainable", "speedup", "quality"):
+    for name in ("run", "step", "peak memory", "trained", "speedup", "quality"):
         made.add_column(name, overflow="fold")
-    everything = describe(range(report.num_layers), report.num_layers)
     chosen = describe(report.layers, report.num_layers)
-    for run, layers, cost, speedup, quality in (
-        ("all-layer LoRA", everything, report.baseline, "1.00x", "reference"),
-        ("placed", chosen, report.placed, speedup_text(report), quality_text(report)),
+    for run, cost, speedup, quality in (
+        ("all-layer LoRA", report.baseline, "1.00x", "reference"),
+        (f"placed: {chosen}", report.placed, speedup_text(report), quality_text(report)),
     ):
         step, peak = seconds_text(cost.step_seconds), bytes_text(cost.peak_bytes)
-        made.add_row(run, layers, step, peak, count_text(cost.trainable_parameters), speedup, quality)
+        made.add_row(run, step, peak, count_text(cost.trainable_parameters), speedup, quality)
     return made
 
 
 def caption(report: SpeedupReport) -> str:
-    """Return the lines under the table: end to end, costs, break-even, and why something is missing."""
+    """Return the lines under the table: interval, end to end, costs, break-even, and why something is missing."""
     costs = f"probe {seconds_text(report.probe_seconds)}, overhead {seconds_text(report.overhead_seconds)}"
-    lines = [f"a step is forward and backward of one micro-batch; {costs}"]
+    lines = [f"A step is forward and backward of one micro-batch; {costs}."]
+    if report.interval is not None:
+        low, high = report.interval
+        coverage = f"{report.interval_coverage:.0%} interval" if report.interval_coverage else "interval"
+        lines.append(f"Speedup of a step: {low:.2f}x to {high:.2f}x ({coverage}, {report.pairs} pairs).")
     if report.end_to_end_speedup is not None:
-        lines.append(f"end to end {report.end_to_end_speedup:.2f}x over {report.planned_steps} planned steps")
+        lines.append(f"End to end: {report.end_to_end_speedup:.2f}x over {report.planned_steps} planned steps.")
     if report.break_even_steps is not None:
-        lines.append(f"probe and overhead are earned back after {report.break_even_steps} steps")
+        lines.append(f"Probe and overhead are earned back after {report.break_even_steps} steps.")
     if report.observed_step_seconds is not None:
-        lines.append(f"observed {seconds_text(report.observed_step_seconds)} an optimizer step")
-    for name in ("step_speedup", "gradient_entry", "saving.backward"):
-        if name in report.unavailable:
-            lines.append(f"{name}: {report.unavailable[name]}")
+        lines.append(f"Observed: {seconds_text(report.observed_step_seconds)} an optimizer step.")
+    reasons = [report.unavailable.get(name) for name in ("step_speedup", "saving.backward")]
+    lines.extend(dict.fromkeys(reason for reason in reasons if reason is not None))
     return "\n".join(lines)
 
 

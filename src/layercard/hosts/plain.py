@@ -1,0 +1,148 @@
+"""`PlainHost`: what layercard needs of a plain `transformers.Trainer` whose model holds LoRA adapters.
+
+It reads the trainer's own training set through its own collator, and runs its own `compute_loss` and
+`training_step`, overridden or not. Trainers that define their own losses subclass it and answer `locate_host`
+through a plugin; what they override are `loss`, `probe_batches`, `step_batches`, `training_step` and `preserved`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layercard.cost.untouched import random_state
+from layercard.errors import HostError
+from layercard.hosts.preserved import attributes_preserved
+from layercard.hosts.rows import collated, documents_in, holding, sampled_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from layercard.hosts.protocol import Inputs
+
+
+class PlainHost:
+    """A `transformers.Trainer`, seen from the pipeline; it satisfies `layercard.hosts.protocol.Host`."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.name = _name(type(trainer))
+
+    @classmethod
+    def answer(cls, trainer: Any) -> PlainHost | None:
+        """Return a host for a `transformers.Trainer` or a user's subclass of it, None for anything else.
+
+        Raises `HostError` for TRL's trainers with losses of their own: layercard-trl answers for those it supports.
+        """
+        from transformers import Trainer
+
+        if not isinstance(trainer, Trainer):
+            return None
+        for kind in type(trainer).__mro__:
+            own = {"compute_loss", "training_step"} & vars(kind).keys()
+            if kind.__module__.startswith("trl.") and own:
+                raise HostError(
+                    f"{type(trainer).__name__} is `trl`'s {kind.__name__}, which defines its own `{min(own)}`. The core "
+                    "places into transformers.Trainer and users' own subclasses of it; for TRL's trainers run "
+                    "`pip install layercard-trl`, which says which of them it supports."
+                )
+        return cls(trainer)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with its adapters, unwrapped."""
+        model: nn.Module = self.trainer.model
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        """Where a training step runs."""
+        device: torch.device = self.trainer.args.device
+        return device
+
+    @property
+    def output_dir(self) -> Path:
+        """Where placement.json and report.json are written."""
+        return Path(self.trainer.args.output_dir)
+
+    def probe_batches(self, examples: int, batch_size: int | None, seed: int) -> Iterator[Inputs]:
+        """Yield collated training batches holding `examples` documents in all, sampled with `seed`; on CPU.
+
+        A packed row counts its documents; datasets without a length give their first rows. The random state, the
+        trainer's dataloader and accelerate are left alone. Raises `DataError` on an empty dataset.
+        """
+        size = batch_size or self.trainer.args.per_device_train_batch_size
+        return iter(self._batches(examples, size, seed, documents_in))
+
+    def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """Return the trainer's own loss, averaged over the batch's label terms, under its own autocast.
+
+        `model` decides about router losses and noise; the trainer's metrics are left as they were.
+        """
+        trainer = self.trainer
+        with self.preserved(), trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
+            loss: Tensor = trainer.compute_loss(model, trainer._prepare_inputs(dict(inputs)))
+        return loss
+
+    def step_batches(self, count: int) -> list[tuple[Inputs, Any]]:
+        """Return `count` training micro-batches on the training device, each with its `num_items_in_batch`.
+
+        Batches of a small training set are returned again and again. Raises `DataError` on an empty dataset.
+        """
+        size = self.trainer._train_batch_size
+        batches = self._batches(count * size, size, self.trainer.args.seed, lambda row: 1)
+        prepared = [self.trainer._prepare_inputs(dict(batch)) for batch in batches]
+        counted = [(batch, self.trainer._get_num_items_in_batch([batch], self.device)) for batch in prepared]
+        return [counted[i % len(counted)] for i in range(count)]
+
+    def training_step(self, model: nn.Module, batch: tuple[Inputs, Any]) -> None:
+        """Run the trainer's own forward and backward of one micro-batch on `model`."""
+        inputs, num_items = batch
+        self.trainer.training_step(model, dict(inputs), num_items)
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Put the trainer's and its state's counters, metrics and lists back at exit."""
+        trainer = self.trainer
+        with ExitStack() as undo:
+            for owner in (trainer, trainer.state, trainer.control):
+                undo.enter_context(attributes_preserved(owner))
+            if "current_gradient_accumulation_steps" not in vars(trainer):  # set by the first epoch
+                trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+            yield
+
+    def _batches(self, wanted: int, batch_size: int, seed: int, count: Callable[[Any], int]) -> list[Mapping[str, Any]]:
+        dataset, collate = self._dataset_and_collator()
+        with random_state(seed):
+            return collated(holding(sampled_rows(dataset, seed), wanted, count), collate, batch_size)
+
+    def _dataset_and_collator(self) -> tuple[Any, Any]:
+        """The training set and the collator, with unused columns removed as the trainer's dataloader does."""
+        trainer = self.trainer
+        dataset = trainer.train_dataset
+        if dataset is None:
+            raise HostError(
+                "The trainer has no `train_dataset`, so there is nothing to probe or time. layercard reads the "
+                "trainer's own training set; pass `train_dataset` to the trainer."
+            )
+        if _is_arrow(dataset):
+            return trainer._remove_unused_columns(dataset, description="training"), trainer.data_collator
+        return dataset, trainer._get_collator_with_removed_columns(trainer.data_collator, "training")
+
+
+def _name(kind: type) -> str:
+    package = kind.__module__.split(".", 1)[0]
+    return f"{package}.{kind.__name__}" if package == "transformers" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _is_arrow(dataset: Any) -> bool:
+    from transformers.utils import is_datasets_available
+
+    if not is_datasets_available():
+        return False
+    import datasets
+
+    return isinstance(dataset, datasets.Dataset)

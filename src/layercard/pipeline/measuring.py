@@ -1,0 +1,185 @@
+"""Measures baseline and placed steps at the start of training, within a share of the run, and leaves no trace.
+
+Each variant first runs once on the largest batch: its warm-up and its peak memory. Then the variants alternate
+(`layercard.cost.timing`) for as many rounds as the budget still holds. The steps run on the model without the wrapper
+of DistributedDataParallel, inside accelerate's autocast: optimizer step and all-reduce are outside. Every rank runs
+the same number of steps, for a host's loss may talk to other ranks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from layercard.cost.memory import peak_bytes
+from layercard.cost.speedup import Saving, StepCost
+from layercard.cost.timing import Ratio, Timings, Variant, alternate, joined
+from layercard.cost.untouched import clear_gradients, trainable_parameters, untouched
+from layercard.pipeline.ranks import gathered
+from layercard.pipeline.variants import ADAPTERS, BASELINE, PLACED, entering, largest, make_variants, stepper
+
+if TYPE_CHECKING:
+    from layercard.anatomy.gradient_entry import GradientEntry
+    from layercard.anatomy.narrow import Narrowing
+    from layercard.hosts.protocol import Host
+    from layercard.pipeline.entry_choice import EntryChoice
+
+BATCHES = 8
+FEWEST_ROUNDS = 3
+MOST_ROUNDS = 20
+FEWEST_STEPS = 2 * (1 + FEWEST_ROUNDS)
+"""Steps of the shortest measurement of two variants, each as long as a placed one: warm-up and rounds."""
+WITHOUT = "placed without checkpointing"
+STEPS_TO_SPLIT = 3 * FEWEST_STEPS
+"""Planned steps that the budget must hold before the saving is split by a third variant."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured; what could not be is None, with the reason in `unavailable`."""
+
+    baseline: StepCost = field(default_factory=StepCost)
+    placed: StepCost = field(default_factory=StepCost)
+    ratio: Ratio | None = None
+    saving: Saving = field(default_factory=Saving)
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+
+
+def too_short(steps: int, budget: float) -> str | None:
+    """Return why a run of `steps` micro-batches cannot pay for timing, or None; `budget` is a share of the run."""
+    if steps * budget >= FEWEST_STEPS:
+        return None
+    needed = "no run is long enough" if budget == 0 else f"that takes {FEWEST_STEPS / budget:.0f} planned steps"
+    return (
+        f"The run is too short: timing may cost {budget:.1%} of {steps} planned steps and needs at least "
+        f"{FEWEST_STEPS} steps; {needed}. Raise `measure_budget` to measure all the same."
+    )
+
+
+def measure(host: Host, narrowing: Narrowing, entries: EntryChoice, *, steps: int, budget: float) -> Measurement:
+    """Measure the variants; `steps` is the number of planned micro-batches, `budget` the share of them to spend."""
+    batches = host.step_batches(BATCHES)
+    with ExitStack() as undo:
+        undo.enter_context(host.preserved())
+        undo.enter_context(untouched(host.model))
+        return _Run(host, batches, steps * budget).measure(narrowing, entries)
+
+
+class _Run:
+    """One measurement on a model that its caller keeps untouched; `allowed` is in placed steps."""
+
+    def __init__(self, host: Host, batches: list[Any], allowed: float) -> None:
+        self._host, self._allowed, self._largest = host, allowed, largest(batches)
+        self._step = stepper(host, batches)
+        self._began = time.perf_counter()
+        self._peaks: dict[str, int | None] = {}
+        self._trainable: dict[str, int] = {}
+
+    def measure(self, narrowing: Narrowing, entries: EntryChoice) -> Measurement:
+        """Warm every variant up and time them; an out-of-memory baseline ends it."""
+        self._warm_up(Variant(BASELINE, narrowing.all_layers, self._step))
+        entry = self._chosen(entries)
+        split = self._allowed >= STEPS_TO_SPLIT
+        variants = make_variants(narrowing, entry, self._step, split=split)
+        for variant in variants[1:]:
+            self._warm_up(variant)
+        if self._peaks[BASELINE] is None:
+            return self._without_times("All-layer LoRA ran out of memory in a step of this batch size.")
+        return self._timed(variants)
+
+    def _timed(self, variants: Sequence[Variant]) -> Measurement:
+        first = alternate(variants, rounds=1)
+        rounds = self._rounds_left(first)
+        if 1 + rounds < FEWEST_ROUNDS and len(variants) > 2:  # the split is a luxury
+            variants = [variant for variant in variants if variant.name != ADAPTERS]
+            first = first.only([variant.name for variant in variants])
+            rounds = self._rounds_left(first)
+        if 1 + rounds < FEWEST_ROUNDS:
+            return self._without_times(
+                f"The run is too short: timing may take as long as {self._allowed:.0f} placed steps, which holds "
+                f"{1 + rounds} rounds; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
+            )
+        return self._result(joined(first, alternate(variants, rounds=rounds, first=1)))
+
+    def _chosen(self, entries: EntryChoice) -> GradientEntry | None:
+        """Decide about checkpointing above the entry: for `auto` by the peak of a step without it."""
+        if entries.undecided:
+            self._warm_up(Variant(WITHOUT, entering(entries.without_checkpointing()), self._step))
+            entries.decide(gathered((self._peaks[WITHOUT], self._peaks[BASELINE])))
+        return entries.entry
+
+    def _warm_up(self, variant: Variant) -> None:
+        self._peaks[variant.name] = self._peak(variant)
+
+    def _peak(self, variant: Variant) -> int | None:
+        """Warm up with one step and return its peak bytes, or None where some rank ran out of memory in it."""
+        fits, peak = True, 0
+        with variant.entered():
+            self._trainable[variant.name] = trainable_parameters(self._host.model)
+            try:
+                peak = peak_bytes(partial(variant.step, self._largest), self._host.model, self._host.device)
+            except RuntimeError as error:
+                if variant.name == PLACED or not _out_of_memory(error):
+                    raise
+                fits = False
+        clear_gradients(self._host.model)
+        if not fits and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return peak if all(gathered(fits)) else None
+
+    def _rounds_left(self, first: Timings) -> int:
+        """How many more rounds the budget holds, the same on every rank."""
+        spent = time.perf_counter() - self._began
+        a_round = sum(values[0] for values in first.seconds.values())
+        left = (self._allowed * first.seconds[PLACED][0] - spent) / a_round
+        return max(0, min(MOST_ROUNDS - 1, *gathered(int(left))))
+
+    def _without_times(self, reason: str) -> Measurement:
+        names = ("baseline.step_seconds", "placed.step_seconds", "step_speedup", *_SAVINGS)
+        unavailable = dict.fromkeys(names, reason)
+        if self._peaks[BASELINE] is None:
+            unavailable["baseline.peak_bytes"] = reason
+        return Measurement(self._cost(BASELINE), self._cost(PLACED), unavailable=unavailable)
+
+    def _result(self, timings: Timings) -> Measurement:
+        ratio = timings.ratio(BASELINE, PLACED)
+        saving, unavailable = self._saving(timings)
+        return Measurement(
+            baseline=self._cost(BASELINE, timings),
+            placed=self._cost(PLACED, timings),
+            ratio=ratio,
+            saving=saving,
+            unavailable=unavailable,
+        )
+
+    def _cost(self, name: str, timings: Timings | None = None) -> StepCost:
+        return StepCost(
+            step_seconds=None if timings is None else timings.median(name),
+            peak_bytes=self._peaks[name],
+            trainable_parameters=self._trainable[name],
+            step_seconds_spread=None if timings is None else timings.spread(name),
+        )
+
+    def _saving(self, timings: Timings) -> tuple[Saving, dict[str, str]]:
+        left = 1.0 / timings.ratio(BASELINE, PLACED).value
+        if ADAPTERS not in timings.seconds:
+            reason = "The run is too short to time the adapters' share apart, or the gradient entry is not moved."
+            return Saving(), dict.fromkeys(_SAVINGS[:2], reason)
+        without_entry = 1.0 / timings.ratio(BASELINE, ADAPTERS).value
+        return Saving(adapters=1.0 - without_entry, backward=without_entry - left), {}
+
+
+_SAVINGS = ("saving.adapters", "saving.backward")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    answer: Any = should_reduce_batch_size(error)
+    return bool(answer)

@@ -1,0 +1,122 @@
+"""Puts a run's facts together into its `SpeedupReport`; every null gets its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from layercard.cost.memory import memory_method
+from layercard.cost.speedup import SpeedupReport
+
+if TYPE_CHECKING:
+    import torch
+
+    from layercard.pipeline.measuring import Measurement
+    from layercard.placement.placement import LayerPlacement
+
+PACKAGES = ("layercard", "torch", "transformers", "peft", "accelerate", "trl", "axolotl", "bitsandbytes")
+
+
+@dataclass
+class RunFacts:
+    """What is known of a run so far; the callback adds to it while the run trains."""
+
+    placement: LayerPlacement
+    measurement: Measurement
+    device: torch.device
+    planned_steps: int
+    steps_each: int
+    """Micro-batches in one optimizer step."""
+    probe_seconds: float
+    overhead_seconds: float
+    gradient_entry: dict[str, Any]
+    backward_layers: tuple[int, ...] | None = None
+    observed: list[float] = field(default_factory=list)
+    """Seconds of the optimizer steps run so far, the first left out."""
+    partial: bool = True
+
+
+def make_report(facts: RunFacts) -> SpeedupReport:
+    """Return the report of what is known so far."""
+    measured = facts.measurement
+    ratio = measured.ratio
+    bare = SpeedupReport(
+        layers=facts.placement.layers,
+        num_layers=facts.placement.num_layers,
+        step_speedup=ratio.value if ratio else None,
+        interval=(ratio.low, ratio.high) if ratio else None,
+        interval_coverage=ratio.coverage if ratio else None,
+        pairs=ratio.pairs if ratio else 0,
+        end_to_end_speedup=_end_to_end(facts),
+        baseline=measured.baseline,
+        placed=measured.placed,
+        probe_seconds=facts.probe_seconds,
+        overhead_seconds=facts.overhead_seconds,
+        break_even_steps=_break_even(facts),
+        observed_step_seconds=sum(facts.observed) / len(facts.observed) if facts.observed else None,
+        planned_steps=facts.planned_steps,
+        backward_layers=facts.backward_layers,
+        gradient_entry=facts.gradient_entry,
+        saving=measured.saving,
+        memory_method=memory_method(facts.device) if measured.placed.peak_bytes is not None else None,
+        versions=_versions(),
+        partial=facts.partial,
+    )
+    reasons = _reasons(facts)
+    return replace(bare, unavailable={name: reasons.get(name, reasons[""]) for name in bare.unexplained()})
+
+
+def _reasons(facts: RunFacts) -> dict[str, str]:
+    """The reason of each field that can be null; under the empty name the reason of all the others."""
+    measured = facts.measurement
+    rest = measured.unavailable.get("step_speedup", "Steps were not timed.")
+    reasons = {
+        "": rest,
+        "observed_step_seconds": "Fewer than two optimizer steps have been run.",
+        "backward_layers": "No optimizer step has been run.",
+        "saving.prefix_cache": "The prefix cache is not in use.",
+    }
+    if measured.ratio is not None:
+        reasons["break_even_steps"] = "A placed step was not faster than an all-layer step."
+    if not facts.gradient_entry["moved"]:
+        reasons["saving.backward"] = facts.gradient_entry["obstacle"]
+    return reasons | dict(measured.unavailable)
+
+
+def _spent(facts: RunFacts) -> float:
+    return facts.probe_seconds + facts.overhead_seconds
+
+
+def _step_seconds(facts: RunFacts) -> tuple[float, float] | None:
+    """Seconds of an optimizer step's micro-batches: baseline and placed."""
+    baseline, placed = facts.measurement.baseline.step_seconds, facts.measurement.placed.step_seconds
+    if baseline is None or placed is None:
+        return None
+    return baseline * facts.steps_each, placed * facts.steps_each
+
+
+def _end_to_end(facts: RunFacts) -> float | None:
+    seconds = _step_seconds(facts)
+    if seconds is None:
+        return None
+    baseline, placed = (facts.planned_steps * each for each in seconds)
+    return baseline / (placed + _spent(facts))
+
+
+def _break_even(facts: RunFacts) -> int | None:
+    seconds = _step_seconds(facts)
+    if seconds is None or seconds[0] <= seconds[1]:
+        return None
+    return math.ceil(_spent(facts) / (seconds[0] - seconds[1]))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

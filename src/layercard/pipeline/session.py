@@ -1,0 +1,204 @@
+"""`PlacedRun`: a trainer whose adapters were narrowed, from `place` to the end of `train()`.
+
+`attach` joins the trainer as a callback. When training begins it checks the placement again, times baseline and placed
+steps, moves the gradient entry and writes a partial report.json; after the first real step it adds which layers ran
+backward; when training ends it undoes the entry, writes the final report and shows it. No method of the trainer is
+replaced. After an exception inside `train()`, which callbacks do not see, the entry stays moved: the model computes
+the same, and the next `train()` or `close()` undoes it; report.json stays partial.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
+from layercard.anatomy.verify import verify_placement
+from layercard.cost.speedup import SpeedupReport, StepCost
+from layercard.cost.untouched import trainable_parameters
+from layercard.errors import HostError
+from layercard.pipeline.checkpoints import LoadedAdapters
+from layercard.pipeline.entry_choice import EntryChoice
+from layercard.pipeline.measuring import Measurement, measure, too_short
+from layercard.pipeline.ranks import check_ranks_agree
+from layercard.pipeline.reporting import RunFacts, make_report
+from layercard.pipeline.variants import why_not_timed
+from layercard.report.console import show
+from layercard.report.files import save_report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from layercard.anatomy.layers import LayerStack
+    from layercard.anatomy.narrow import Narrowing
+    from layercard.hosts.protocol import Host
+    from layercard.placement.placement import LayerPlacement
+    from layercard.probing.statistics import LayerStatistics
+    from layercard.scores.base import LayerScores
+    from layercard.settings import PlacementSettings
+
+log = logging.getLogger("layercard")
+
+
+class PlacedRun:
+    """What `place` returns: the placement, what was probed, and from the start of training on the report."""
+
+    def __init__(
+        self,
+        host: Host,
+        stack: LayerStack,
+        placement: LayerPlacement,
+        narrowing: Narrowing,
+        settings: PlacementSettings,
+        *,
+        probe_seconds: float = 0.0,
+        statistics: LayerStatistics | None = None,
+        scores: Mapping[str, LayerScores] | None = None,
+    ) -> None:
+        self.host, self.stack, self.placement = host, stack, placement
+        self.narrowing, self.settings, self.probe_seconds = narrowing, settings, probe_seconds
+        self.statistics, self.scores = statistics, scores
+        self._report: SpeedupReport | None = None
+        self._callback: _InsideTraining | None = None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The adapted layers, ascending, numbered from 0 at the input."""
+        return self.placement.layers
+
+    @property
+    def report(self) -> SpeedupReport:
+        """What placement saved and cost; partial until training has ended. Raises `HostError` before it begins."""
+        if self._report is None:
+            raise HostError(
+                "There is no report yet: steps are measured when training begins. Call `trainer.train()` first."
+            )
+        return self._report
+
+    def attach(self) -> None:
+        """Join the trainer as a callback; raise `PlacementError` on every rank where ranks placed differently."""
+        check_ranks_agree(self.placement)
+        if self._callback is None:
+            self._callback = _InsideTraining(self)
+            self.host.trainer.add_callback(self._callback)
+
+    def close(self) -> None:
+        """Undo what is in force for training; needed only after an exception inside `train()`."""
+        if self._callback is not None:
+            self._callback.leave()
+
+    def publish(self, report: SpeedupReport) -> None:
+        """Make this the run's report and write it, on the first rank; a full disk does not stop the training."""
+        self._report = report
+        if not self.host.trainer.is_world_process_zero():
+            return
+        try:
+            save_report(report, self.host.output_dir)
+        except OSError as error:
+            log.warning("report.json could not be written to %s: %s", self.host.output_dir, error)
+
+
+class _InsideTraining(TrainerCallback):
+    """The part of a placed run that happens inside `train()`."""
+
+    def __init__(self, run: PlacedRun) -> None:
+        self._run = run
+        self._undo = ExitStack()
+        self._loaded = LoadedAdapters(run.host.model, run.stack)
+        self._watch = BackwardWatch(run.host.model, run.stack)
+        self._facts: RunFacts | None = None
+        self._step_began = 0.0
+        self._steps_run = 0
+
+    def leave(self) -> None:
+        """Undo the gradient entry and all hooks that are in force while the run trains."""
+        self._undo.close()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check the placement, measure, put the entry in force, and write a partial report."""
+        self.leave()  # a previous train() may have ended in an exception, or be retried with smaller batches
+        began = time.perf_counter()
+        run = self._run
+        verify_placement(run.host.model, run.stack, run.layers)
+        if state.global_step > 0:
+            self._loaded.check(run.host, state.global_step)
+        check_ranks_agree(run.placement)
+        entries = EntryChoice(run.host.model, run.stack, run.placement, run.settings, args)
+        planned = state.max_steps - state.global_step
+        measurement = _measurement(run, entries, planned * args.gradient_accumulation_steps)
+        self._facts = RunFacts(
+            placement=run.placement,
+            measurement=measurement,
+            device=run.host.device,
+            planned_steps=planned,
+            steps_each=args.gradient_accumulation_steps,
+            probe_seconds=run.probe_seconds,
+            overhead_seconds=time.perf_counter() - began,
+            gradient_entry=entries.to_dict(),
+        )
+        self._steps_run = 0
+        self._enter(entries)
+        run.publish(make_report(self._facts))
+
+    def _enter(self, entries: EntryChoice) -> None:
+        """Put in force what holds while the run trains; whatever else is to hold from the entry down joins here."""
+        with ExitStack() as undo:
+            if entries.entry is not None:
+                undo.enter_context(entries.entry)
+            undo.enter_context(self._watch)
+            self._undo = undo.pop_all()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note when an optimizer step begins."""
+        self._step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note how long the step took, and after the first one which layers ran backward."""
+        if self._facts is None:
+            return
+        self._steps_run += 1
+        if self._steps_run == 1:
+            self._after_first_step(self._facts)
+        else:
+            self._facts.observed.append(time.perf_counter() - self._step_began)
+
+    def _after_first_step(self, facts: RunFacts) -> None:
+        run = self._run
+        self._watch.__exit__(None, None, None)
+        facts.backward_layers = self._watch.layers
+        if facts.gradient_entry["moved"]:
+            cause = cause_of(run.host.model, run.stack, run.placement.entry, self._watch.layers)
+            if cause is not None:
+                log.warning("%s Steps take longer than they need to; the weights are not affected.", cause)
+        run.publish(make_report(facts))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Undo what was in force, write the final report, and show it on the first rank."""
+        self.leave()
+        if self._facts is None:
+            return
+        self._facts.partial = False
+        self._run.publish(make_report(self._facts))
+        if state.is_world_process_zero:
+            show(self._run.report)
+
+
+def _measurement(run: PlacedRun, entries: EntryChoice, steps: int) -> Measurement:
+    """Measure, or say why not; trainable parameters are counted in any case."""
+    settings, trainer = run.settings, run.host.trainer
+    if not settings.measure:
+        reason: str | None = "`measure` is off."
+    elif run.placement.is_all:
+        reason = "Every layer is adapted, so placed and all-layer steps are the same."
+    else:
+        reason = why_not_timed(trainer) or too_short(steps, settings.measure_budget)
+    if reason is None:
+        return measure(run.host, run.narrowing, entries, steps=steps, budget=settings.measure_budget)
+    placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
+    with run.narrowing.all_layers():
+        baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))
+    return Measurement(baseline, placed, unavailable={"step_speedup": reason})

@@ -1,0 +1,86 @@
+"""Plain trainers over tiny adapted models, and the same placed by layercard's stages or by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from adapted import lora_config, with_adapters
+from layercard.anatomy.layers import find_layers
+from layercard.anatomy.narrow import narrow
+from layercard.hosts.plain import PlainHost
+from layercard.pipeline.session import PlacedRun
+from layercard.placement.placement import LayerPlacement
+from layercard.settings import PlacementSettings
+from tiny import collate, tiny_examples, tiny_model
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index]
+
+
+def arguments(folder: Path, **changes: Any) -> TrainingArguments:
+    values: dict[str, Any] = {
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "per_device_train_batch_size": 2,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        "include_num_input_tokens_seen": "all",
+    }
+    return TrainingArguments(**(values | changes))
+
+
+def make_trainer(
+    folder: Path, *, family: str = "llama", layers: list[int] | None = None, kind: type = Trainer, **changes: Any
+) -> Any:
+    """Return a trainer over a tiny model with adapters on all layers, or by hand on `layers`, dropout on."""
+    encoder = family in {"bert", "deberta", "modernbert"}
+    lora = {"lora_dropout": 0.1}
+    if layers is not None:
+        lora |= {"layers_to_transform": layers}
+    model = with_adapters(tiny_model(family), lora_config(family, **lora))
+    args = arguments(folder, **changes)
+    rows = Rows(tiny_examples(40, encoder=encoder))
+    return kind(model=model, args=args, train_dataset=rows, data_collator=collate)
+
+
+def placed(trainer: Any, layers: tuple[int, ...], **settings: Any) -> PlacedRun:
+    """Place `trainer` on `layers` by the stages after choosing."""
+    host = PlainHost(trainer)
+    stack = find_layers(host.model)
+    placement = LayerPlacement(layers, len(stack), "indices", None, "given")
+    wanted = PlacementSettings.from_user(list(layers), **settings)
+    run = PlacedRun(host, stack, placement, narrow(host.model, stack, layers), wanted, probe_seconds=0.5)
+    run.attach()
+    return run
+
+
+def trained(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def logs(trainer: Any) -> list[dict[str, Any]]:
+    """The log history without what a clock decides."""
+    clocked = {"train_runtime", "train_samples_per_second", "train_steps_per_second"}
+    return [{k: v for k, v in entry.items() if k not in clocked} for entry in trainer.state.log_history]
