@@ -1,4 +1,4 @@
-"""The built-in scorers, strategies, layers and hosts, registered through the hooks that plugins use."""
+"""The built-in scorers, strategies, commands, layers and hosts, registered through the hooks that plugins use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from layercard.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import click
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
@@ -31,6 +32,17 @@ def register_strategies(register: Callable[[Any], None]) -> None:
 
     for strategy in STRATEGIES:
         register(strategy)
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    """Add `probe`, `plan` and `plugins`."""
+    from layercard.cli.plan import plan
+    from layercard.cli.plugins import plugins
+    from layercard.cli.probe import probe
+
+    for command in (probe, plan, plugins):
+        cli.add_command(command)
 
 
 @hookimpl(trylast=True)

@@ -43,7 +43,7 @@ class UnitCosts:
 
 
 @dataclass(frozen=True)
-class StepCost:
+class StepUnits:
     """What one step costs, in forward passes of one bare layer."""
 
     forward: float
@@ -62,8 +62,8 @@ class StepCost:
 class StepPrediction:
     """A placed step beside the all-layer one in the same setup."""
 
-    all_layer: StepCost
-    placed: StepCost
+    all_layer: StepUnits
+    placed: StepUnits
 
     @property
     def ratio(self) -> float:
@@ -84,7 +84,7 @@ def step_cost(
     gradient_entry: bool = True,
     prefix_cached: bool = False,
     units: UnitCosts | None = None,
-) -> StepCost:
+) -> StepUnits:
     """Return the cost of a step that adapts `layers` of `num_layers`.
 
     `prefix_cached`: the layers below the lowest adapted one are not run at all; only with `gradient_entry`.
@@ -95,7 +95,7 @@ def step_cost(
     run = num_layers - entry if prefix_cached and gradient_entry else num_layers
     adapter_forwards = 2 if checkpointing else 1
     adapter = adapter_forwards * units.adapter_forward + units.adapter_backward
-    return StepCost(
+    return StepUnits(
         forward=run * units.layer_forward,
         recompute=passed * units.layer_forward if checkpointing else 0.0,
         backward=passed * units.layer_backward,

@@ -66,6 +66,14 @@ def choose_placement(
     return _from_strategy(strategies[settings.strategy], request, strategies.owner(settings.strategy))
 
 
+def check_depth(settings: PlacementSettings, num_layers: int) -> None:
+    """Raise `SettingsError` where `settings` do not fit the depth; worth asking before a probe."""
+    if settings.indices is not None:
+        _from_indices(settings.indices, num_layers)
+    elif settings.placement_path is None:
+        _request(settings, num_layers, None)
+
+
 def _chooser(settings: PlacementSettings) -> str:
     if settings.placement_path is not None:
         return "a saved placement"
@@ -80,9 +88,7 @@ def _check_threshold(settings: PlacementSettings) -> None:
             f"`cumulative_threshold` is {settings.cumulative_threshold}, and {_chooser(settings)} does not read it. Give "
             f"`strategy: {_CUMULATIVE}`, or say how many layers with `num_layers` or `fraction`."
         )
-    if settings.strategy == _CUMULATIVE and (
-        settings.num_layers is not None or settings.fraction is not None
-    ):
+    if settings.strategy == _CUMULATIVE and (settings.num_layers is not None or settings.fraction is not None):
         size = "num_layers" if settings.num_layers is not None else "fraction"
         raise SettingsError(
             f"`{size}` is given, and the strategy `{_CUMULATIVE}` finds the number itself from `cumulative_threshold`. Drop "
@@ -99,9 +105,7 @@ def _request(settings: PlacementSettings, num_layers: int, scores: LayerScores |
     available = num_layers - settings.min_entry
     count = _asked(settings, num_layers)
     if count is not None and count > available:
-        below = (
-            f", of which `min_entry` ({settings.min_entry}) leaves {available}" if settings.min_entry else ""
-        )
+        below = f", of which `min_entry` ({settings.min_entry}) leaves {available}" if settings.min_entry else ""
         field = "num_layers" if settings.num_layers is not None else "fraction"
         value = settings.num_layers if settings.num_layers is not None else settings.fraction
         raise SettingsError(
@@ -159,14 +163,8 @@ def _from_auto(settings: PlacementSettings, request: StrategyRequest) -> LayerPl
 def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> LayerPlacement:
     layers = _checked(strategy, request, strategy.choose(request), owner)
     score = request.scores.name if request.scores is not None else None
-    by = {"score": f"by `{score}`", "depth": "by depth", "chance": f"by chance with seed {request.seed}"}[
-        strategy.by
-    ]
-    share = (
-        f", the fewest that hold {request.cumulative_threshold:.0%} of it"
-        if strategy.name == _CUMULATIVE
-        else ""
-    )
+    by = {"score": f"by `{score}`", "depth": "by depth", "chance": f"by chance with seed {request.seed}"}[strategy.by]
+    share = f", the fewest that hold {request.cumulative_threshold:.0%} of it" if strategy.name == _CUMULATIVE else ""
     return LayerPlacement(
         layers=layers,
         num_layers=request.num_layers,
@@ -180,9 +178,7 @@ def _above(min_entry: int) -> str:
     return f", none below layer {min_entry}" if min_entry else ""
 
 
-def _checked(
-    strategy: Strategy, request: StrategyRequest, layers: tuple[int, ...], owner: str
-) -> tuple[int, ...]:
+def _checked(strategy: Strategy, request: StrategyRequest, layers: tuple[int, ...], owner: str) -> tuple[int, ...]:
     """Return the strategy's answer where it can be used; the number is the strategy's own business."""
     fits = all(layer in request.candidates for layer in layers)
     if not layers or not fits or list(layers) != sorted(set(layers)):

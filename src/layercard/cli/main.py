@@ -1,0 +1,66 @@
+"""`layercard`: builds the command line from what plugins register, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check failed. `layercard --debug COMMAND …` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import pluggy
+
+from layercard import __version__, plugins
+from layercard.cli.commands import command_registry
+from layercard.errors import EXIT_FAILED, LayercardError
+
+
+def build_cli(manager: pluggy.PluginManager) -> click.Group:
+    """Return the group with every command that plugins register."""
+
+    @click.group(help="Find the layers worth adapting before a LoRA fine-tune, and adapt only those.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @click.version_option(__version__, message="layercard %(version)s")
+    @click.pass_context
+    def cli(context: click.Context, debug: bool) -> None:
+        context.obj["debug"] = debug
+
+    for command in command_registry(manager).values():
+        cli.add_command(command)
+    return cli
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `arguments` default to the process's."""
+    state = {"debug": False}
+    try:
+        cli = build_cli(plugins.manager())
+        code = cli.main(arguments, prog_name="layercard", standalone_mode=False, obj=state)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _failed("interrupted", EXIT_FAILED, debug=False)
+    except LayercardError as error:
+        return _failed(str(error), error.exit_code, debug=state["debug"])
+    except Exception as error:  # noqa: BLE001  the edge of the program: whatever it is, a person gets one line
+        hint = "" if state["debug"] else " (`layercard --debug …` shows where)"
+        return _failed(f"{type(error).__name__}: {_one_line(error)}{hint}", EXIT_FAILED, debug=state["debug"])
+    return code if isinstance(code, int) else 0
+
+
+def _failed(message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"Error: {message}", err=True)
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""`layercard plan`: choose layers before any training, write placement.json, or check that the choice still holds."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layercard.cli.options import (
+    CONTEXT,
+    data_options,
+    data_source,
+    json_option,
+    model_options,
+    model_source,
+    settings_from,
+    settings_options,
+    target_modules,
+)
+from layercard.cli.output import Output
+from layercard.errors import EXIT_CHECK_FAILED
+from layercard.placement.placement import LayerPlacement
+from layercard.settings import PlacementSettings
+
+TRAINING_ONLY = {"measure", "measure_budget", "prefix_cache"}
+"""Settings of a training run that change neither the choice nor the prediction."""
+SETTINGS = [field.name for field in fields(PlacementSettings) if field.name not in TRAINING_ONLY]
+FILE = click.Path(path_type=Path, dir_okay=False)
+AS_WRITTEN = "-"
+"""What `--check` holds where no path follows: the file that `-o` names."""
+
+
+@click.command(context_settings=CONTEXT)
+@model_options
+@data_options(required=False)
+@settings_options(SETTINGS)
+@click.option(
+    "--gradient-checkpointing/--no-gradient-checkpointing",
+    "checkpointing",
+    default=True,
+    show_default=True,
+    help="Whether the training run will use it; changes the prediction alone.",
+)
+@click.option("-o", "--output", "path", type=FILE, help="Write placement.json here.")
+@click.option(
+    "--check",
+    is_flag=False,
+    flag_value=AS_WRITTEN,
+    metavar="[PATH]",
+    help="Write nothing; exit with 3 where the choice differs from this placement.json (default: that of -o).",
+)
+@json_option
+@click.pass_context
+def plan(
+    context: click.Context,
+    checkpointing: bool,
+    path: Path | None,
+    check: str | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Choose which layers of MODEL (a folder or a Hub id) to adapt. Reads the dataset only where a score needs it."""
+    model, data, settings = model_source(values), data_source(values), settings_from(values)
+    saved_path = _saved_path(path, check)
+    saved = None if saved_path is None else LayerPlacement.load(saved_path)
+    from layercard.cli.planning import make_plan
+
+    output = Output(as_json=as_json)
+    made = make_plan(model, data, settings, target_modules(values), output, checkpointing=checkpointing)
+    made.show(output)
+    if saved_path is not None and saved is not None:
+        _check(context, output, made.document(), saved_path, saved, made.placement)
+    if path is not None:
+        made.placement.save(path)
+        output.say(f"Wrote {path}.")
+    output.finish(made.document())
+
+
+def _saved_path(path: Path | None, check: str | None) -> Path | None:
+    if check is None:
+        return None
+    if check != AS_WRITTEN:
+        return Path(check)
+    if path is None:
+        raise click.UsageError("`--check` compares with a placement.json. Name it, or give `-o`.")
+    return path
+
+
+def _check(
+    context: click.Context,
+    output: Output,
+    document: dict[str, Any],
+    path: Path,
+    saved: LayerPlacement,
+    chosen: LayerPlacement,
+) -> None:
+    """Say whether the choice is still the saved one and end the command with 0 or 3."""
+    from layercard.cli.planning import difference
+
+    found = difference(saved, chosen)
+    output.say(f"{path} still holds." if found is None else f"{path} no longer holds: {found}.")
+    output.finish(document | {"check": {"path": str(path), "same": found is None, "difference": found}})
+    context.exit(0 if found is None else EXIT_CHECK_FAILED)

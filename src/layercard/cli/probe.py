@@ -1,0 +1,48 @@
+"""`layercard probe`: score every layer of a model on a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from layercard import plugins
+from layercard.cli.options import (
+    CONTEXT,
+    PROBE_SETTINGS,
+    data_options,
+    data_source,
+    json_option,
+    model_options,
+    model_source,
+    settings_from,
+    settings_options,
+    target_modules,
+)
+from layercard.cli.output import Output
+
+
+@click.command(context_settings=CONTEXT)
+@model_options
+@data_options(required=True)
+@click.option("--score", "scores", multiple=True, help="A score to compute; may be repeated.  [default: resnorm]")
+@settings_options(PROBE_SETTINGS)
+@json_option
+def probe(scores: tuple[str, ...], as_json: bool, **values: Any) -> None:
+    """Score every layer of MODEL (a folder or a Hub id) on a dataset, in one pass. Trains nothing."""
+    settings, model, data = settings_from(values), model_source(values), data_source(values)
+    wanted = tuple(dict.fromkeys(scores or ("resnorm",)))
+    manager = plugins.manager()
+    for name in wanted:
+        plugins.scorers(manager)[name]
+    from layercard.cli.examine import examine
+    from layercard.cli.tables import show_layers
+
+    output = Output(as_json=as_json)
+    examined = examine(model, data, settings, wanted, target_modules(values), manager, output)
+    show_layers(output.console, examined.scores)
+    s = examined.statistics
+    output.say(f"{s.examples} examples, {s.tokens:,} tokens, {s.seconds:.1f} s.")
+    for note in s.notes:
+        output.say(f"Note: {note}")
+    output.finish(examined.document() | {"model": model.name})
