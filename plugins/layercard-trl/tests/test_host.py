@@ -89,6 +89,22 @@ def test_scores_do_not_change_when_documents_share_a_row(sft_trainer, kind):
     np.testing.assert_allclose(norms[0].energy, norms[1].energy, rtol=1e-4)
 
 
+def test_probe_reads_float32_statistics_under_autocast(sft_trainer):
+    norms = []
+    for bf16 in (False, True):
+        host = locate(sft_trainer(bf16=bf16))
+        statistics = run_probe(
+            host.model,
+            host.probe_batches(6, 3, seed=0),
+            stack=find_layers(host.model),
+            needs=["gradients"],
+            loss=host.loss,
+            show_progress=False,
+        )
+        norms.append(statistics.gradient_norm)
+    np.testing.assert_allclose(norms[0], norms[1], rtol=0.02)
+
+
 @pytest.fixture
 def dpo_trainer(tmp_path):
     from datasets import Dataset

@@ -164,7 +164,7 @@ class _TargetHook:
             self.trace.sums.energy[self.where] += total / self.target.in_features
             self.trace.sums.energy_tokens[self.where] += count
         if backward:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # the host may be under autocast
                 z = rows.to(torch.float32) @ self.projection.T  # (rows, positions, r)
             output.register_hook(lambda delta: self._receive(delta.detach(), z))
 
