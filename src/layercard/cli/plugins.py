@@ -27,7 +27,7 @@ def plugins(as_json: bool) -> None:
     for name in ("plugin", "version", *KINDS):
         table.add_column(name, overflow="fold")
     for row in listed:
-        table.add_row(row["name"], row["version"], *(", ".join(row[kind]) for kind in KINDS))
+        table.add_row(row["name"], row["version"], *("\n".join(row[kind]) for kind in KINDS))
     output.console.print(table)
     output.finish({"plugins": listed})
 
