@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from adapted import lora_config, with_adapters
 from layercard.anatomy.layers import find_layers
@@ -82,5 +82,34 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 def logs(trainer: Any) -> list[dict[str, Any]]:
     """The log history without what a clock decides."""
-    clocked = {"train_runtime", "train_samples_per_second", "train_steps_per_second"}
-    return [{k: v for k, v in entry.items() if k not in clocked} for entry in trainer.state.log_history]
+    return [
+        {name: value for name, value in entry.items() if "_per_second" not in name and name != "train_runtime"}
+        for entry in trainer.state.log_history
+    ]
+
+
+def train(trainer: Any, **arguments: Any) -> None:
+    """Train from one random state, whatever ran before."""
+    set_seed(11)
+    trainer.train(**arguments)
+
+
+class StopAfter(TrainerCallback):
+    """Ends a run early whose planned length has to allow for timing."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self.steps:
+            control.should_training_stop = True
+
+
+LONG = 3000
+"""Planned steps that pay for timing at the default budget even on a loaded machine, given `measure_budget=0.5`."""
+
+
+def long_trainer(folder: Path, *, stop_after: int = 4, **changes: Any) -> Any:
+    trainer = make_trainer(folder, **({"max_steps": LONG} | changes))
+    trainer.add_callback(StopAfter(stop_after))
+    return trainer
