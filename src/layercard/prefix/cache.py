@@ -1,0 +1,214 @@
+"""`PrefixCache`: from the second time that an example is seen, its hidden states at the entry come from a
+cache.
+
+Enter it inside a `GradientEntry`, when training begins. A forward pass then computes the prefix of the rows
+that are not cached, keeps them, and runs the model's own forward from the entry up. Calls that cannot be
+answered exactly (embeddings passed in, generation, images) run as they would without it. The first cached
+batch is computed both ways, up to the last hidden state, and compared; where they differ the cache is
+switched off with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import weakref
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layercard.anatomy.layers import LayerStack
+from layercard.errors import PlacementError
+from layercard.prefix import checks
+from layercard.prefix.calls import BackboneCall
+from layercard.prefix.fingerprint import change_signs, digest, prefix_parameters
+from layercard.prefix.keys import Example
+from layercard.prefix.obstacles import find_backbone, find_prefix_obstacle
+from layercard.prefix.skipping import PrefixSwitch
+from layercard.prefix.store import ActivationStore, remove_files
+
+__all__ = ["PrefixCache", "PrefixCacheUse", "find_prefix_obstacle"]
+
+log = logging.getLogger("layercard")
+
+
+@dataclass(frozen=True)
+class PrefixCacheUse:
+    """What a cache did: examples read from it and computed, bytes that it holds, and why it stopped, if it did."""
+
+    hits: int
+    misses: int
+    bytes_in_memory: int
+    bytes_on_disk: int
+    bypassed: dict[str, int]
+    off: str | None
+
+
+class PrefixCache:
+    """Context manager in which the hidden states at layer `entry` are computed once an example.
+
+    `limit_bytes` bounds the memory; what is beyond goes to files in `directory` (a new temporary one where
+    None), and what the disk cannot take is computed every time. Files that a killed run left in `directory`
+    are used again where they are whole and of the same prefix; on exit all are removed. Each rank needs a
+    directory of its own.
+
+    Raises `PlacementError` on entering where `find_prefix_obstacle` finds one.
+    """
+
+    def __init__(
+        self, model: nn.Module, stack: LayerStack, entry: int, limit_bytes: int, directory: Path | None = None
+    ) -> None:
+        self._model, self._stack, self._entry = model, stack, entry
+        self._limit, self._directory = limit_bytes, directory
+        self._undo = ExitStack()
+        self._busy = self._compared = False
+        self._separates: dict[bool, bool] = {}
+        self._counts: Counter[str] = Counter()
+        self._bypassed: Counter[str] = Counter()
+        self._off: str | None = None
+
+    def __enter__(self) -> PrefixCache:
+        obstacle = find_prefix_obstacle(self._model, self._stack, self._entry)
+        if obstacle is not None:
+            raise PlacementError(
+                f"The prefix below layer {self._entry} cannot be cached: {obstacle} Train with `prefix_cache: off`."
+            )
+        self._backbone = find_backbone(self._model, self._stack)
+        self._parameters = prefix_parameters(self._backbone, self._stack, self._entry)
+        self._identity = digest(self._backbone, self._parameters, self._entry)
+        self._signs = change_signs(self._parameters.values())
+        self._shift = checks.only_rotary(self._backbone, self._stack)
+        with ExitStack() as undo:
+            self._store = self._open_store(undo)
+            self._switch = undo.enter_context(PrefixSwitch(self._backbone, self._stack, self._entry))
+            before = self._backbone.register_forward_pre_hook(self._before, with_kwargs=True)
+            undo.callback(before.remove)
+            undo.callback(self._backbone.register_forward_hook(self._after, always_call=True).remove)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    @property
+    def use(self) -> PrefixCacheUse:
+        """What the cache did since it was made."""
+        return PrefixCacheUse(
+            hits=self._counts["hit"],
+            misses=self._counts["miss"],
+            bytes_in_memory=self._store.bytes_in_memory,
+            bytes_on_disk=self._store.bytes_on_disk,
+            bypassed=dict(self._bypassed),
+            off=self._off,
+        )
+
+    def _open_store(self, undo: ExitStack) -> ActivationStore:
+        made = self._directory is None or not self._directory.exists()
+        directory = self._directory or Path(tempfile.mkdtemp(prefix="layercard-prefix-"))
+        store = ActivationStore(self._limit, directory, self._identity)
+        removal = weakref.finalize(self, remove_files, directory, and_directory=made)  # after an exception in training
+        undo.callback(removal)
+        undo.callback(store.clear)
+        return store
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run before the backbone: hand it the hidden states of its rows, computing those that are not cached."""
+        if self._busy or self._off is not None:
+            return
+        call = BackboneCall(self._backbone, args, kwargs)
+        reason = call.why_not()
+        if reason is not None:
+            self._bypassed[reason] += 1
+            return
+        self._busy = True
+        try:
+            self._forget_changed_prefix()
+            hidden = self._hidden(call)
+        finally:
+            self._busy = False
+        self._switch.give(hidden)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._busy:
+            self._switch.give(None)
+
+    def _hidden(self, call: BackboneCall) -> Tensor | None:
+        """Return the hidden states at the entry (batch, tokens, width), or None where the cache had to be switched off."""
+        examples = self._examples(call)
+        held = {example.key: self._store.get(example.key) for example in examples}
+        missing = [example for example in examples if held[example.key] is None]
+        found = [example for example in examples if held[example.key] is not None]
+        fresh_rows = sorted({example.row for example in missing})
+        hidden = self._computed(call, fresh_rows, like=next((h for h in held.values() if h is not None), None))
+        for example in missing:
+            self._store.put(example.key, hidden[example.row, example.span])
+        for example in found:
+            cached = held[example.key]
+            if cached is not None:
+                hidden[example.row, example.span] = cached.to(hidden.device)
+        self._counts.update(hit=len(found), miss=len(missing))
+        if self._switch.side_channel is not None:
+            self._switch_off(self._switch.side_channel)
+        elif found and not self._compared:
+            self._compare(call, hidden, examples)
+        return hidden if self._off is None else None
+
+    def _computed(self, call: BackboneCall, rows: list[int], like: Tensor | None) -> Tensor:
+        """Hidden states of the whole batch: `rows` computed, the others zero."""
+        ids = call.named["input_ids"]
+        fresh = self._switch.compute(call.rows(rows)) if rows else None
+        if fresh is not None and len(rows) == len(ids):
+            return fresh
+        like = fresh if fresh is not None else like
+        if like is None:
+            raise RuntimeError("Neither computed nor cached hidden states were found.")
+        hidden = torch.zeros(*ids.shape, like.shape[-1], dtype=like.dtype, device=ids.device)
+        if fresh is not None:
+            hidden[rows] = fresh
+        return hidden
+
+    def _examples(self, call: BackboneCall) -> list[Example]:
+        tokens = call.tokens()
+        return tokens.examples(
+            split_documents=tokens.restarts() and self._separates_documents(call),
+            shift_positions=self._shift,
+            context=str(checks.precision(tokens.input_ids.device)).encode(),
+        )
+
+    def _separates_documents(self, call: BackboneCall) -> bool:
+        masked = call.tokens().attention_mask is not None
+        if masked not in self._separates:
+            self._separates[masked] = checks.separates_documents(self._switch, call)
+        return self._separates[masked]
+
+    def _compare(self, call: BackboneCall, hidden: Tensor, examples: list[Example]) -> None:
+        self._compared = True
+        difference = checks.difference_both_ways(self._backbone, self._switch, call, hidden, examples)
+        if difference > checks.TOLERANCE[hidden.dtype]:
+            self._switch_off(f"cached and computed hidden states differ by {difference:.1e} of their norm")
+
+    def _switch_off(self, reason: str) -> None:
+        self._off = reason
+        self._store.clear()
+        log.warning("The prefix cache is switched off: %s. Training goes on and computes the prefix.", reason)
+
+    def _forget_changed_prefix(self) -> None:
+        """Start anew where the weights of the prefix were changed since."""
+        signs = change_signs(self._parameters.values())
+        if signs == self._signs:
+            return
+        self._parameters = prefix_parameters(self._backbone, self._stack, self._entry)
+        self._signs = change_signs(self._parameters.values())
+        identity = digest(self._backbone, self._parameters, self._entry)
+        if identity != self._identity:
+            log.warning("The weights below layer %d were changed; the prefix cache starts anew.", self._entry)
+            self._identity, self._compared = identity, False
+            self._store.restart(identity)

@@ -1,0 +1,53 @@
+"""What users write for `prefix_cache`, as a number of bytes; and how many bytes a data set will need.
+
+Imports no torch, so that settings can be checked without it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from layercard.errors import SettingsError
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+SHARE_OF_MEMORY = 0.25
+"""How much of the machine's memory `on` may take, in all ranks of the machine together."""
+
+
+def parse_prefix_cache(value: str | bool) -> int | None:
+    """Return the cache's limit in bytes of memory: None for `off`, a quarter of the machine's memory for
+    `on`.
+
+    Accepts `off`, `on`, booleans (YAML reads `on` as one) and sizes such as `8GiB` or `500 MB`. Raises
+    `SettingsError`.
+    """
+    text = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    if not isinstance(text, str):
+        raise _error(value)
+    if text.strip().lower() in {"off", "false", "on", "true"}:
+        return _default_limit() if text.strip().lower() in {"on", "true"} else None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise _error(value)
+    limit = int(float(match[1]) * UNITS[match[2].upper()])
+    if limit < 1:
+        raise _error(value)
+    return limit
+
+
+def projected_bytes(tokens: int, width: int, itemsize: int) -> int:
+    """Return the bytes that the hidden states of `tokens` need: one vector of `width` numbers of `itemsize` bytes each."""
+    return tokens * width * itemsize
+
+
+def _default_limit() -> int:
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(SHARE_OF_MEMORY * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / ranks)
+
+
+def _error(value: object) -> SettingsError:
+    return SettingsError(
+        f"`prefix_cache` is {value!r}. It is `off`, `on`, or a limit of memory such as `8GiB` or `500MB`."
+    )

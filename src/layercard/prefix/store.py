@@ -1,0 +1,147 @@
+"""Where cached hidden states are kept: in memory up to a limit, then in files, then not at all.
+
+Offers `ActivationStore`, a mapping from content keys to hidden states of one example. It knows nothing of
+models but an identity string; files of another identity, cut short or changed are removed and their examples
+computed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from torch import Tensor
+
+from layercard.prefix.files import SUFFIX, TEMPORARY, DamagedFileError, ShardFile, write_shard
+
+log = logging.getLogger("layercard")
+
+KEPT_FREE = 0.05
+"""The share of a disk that is left free for checkpoints."""
+
+
+class ActivationStore:
+    """Hidden states by content key. `limit_bytes` bounds the memory, `directory` takes what is beyond it.
+
+    Files that a killed run left in `directory` are used again where they fit; `close` removes all.
+    """
+
+    def __init__(self, limit_bytes: int, directory: Path, identity: str) -> None:
+        self._limit, self._directory, self._identity = limit_bytes, directory, identity
+        self._shard_bytes = min(max(limit_bytes // 8, 2**16), 2**24)
+        self._memory: dict[bytes, Tensor] = {}
+        self._pending: dict[bytes, Tensor] = {}
+        self._files: dict[bytes, ShardFile] = {}
+        self._memory_bytes = self._pending_bytes = 0
+        self._disk_full = False
+        self._made_directory = not directory.exists()
+        self._open_files()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._memory or key in self._pending or key in self._files
+
+    def __len__(self) -> int:
+        return len(self._memory) + len(self._pending) + len(self._files)
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes of hidden states held in memory."""
+        return self._memory_bytes + self._pending_bytes
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in set(self._files.values()))
+
+    def get(self, key: bytes) -> Tensor | None:
+        """Return the hidden states (tokens, width) on CPU, or None where they are not held, or no longer whole."""
+        held = self._memory.get(key, self._pending.get(key))
+        if held is not None or key not in self._files:
+            return held
+        try:
+            return self._files[key].read(key)
+        except DamagedFileError as error:
+            self._drop(self._files[key], error)
+            return None
+
+    def put(self, key: bytes, hidden: Tensor) -> None:
+        """Keep a copy of the hidden states (tokens, width), unless memory and disk are full."""
+        if key in self:
+            return
+        size = hidden.numel() * hidden.element_size()
+        if self._memory_bytes + size <= self._limit - self._shard_bytes:
+            self._memory[key] = hidden.detach().to("cpu", copy=True)
+            self._memory_bytes += size
+        elif not self._disk_full:
+            self._pending[key] = hidden.detach().to("cpu", copy=True)
+            self._pending_bytes += size
+            if self._pending_bytes >= self._shard_bytes:
+                self._spill()
+
+    def clear(self) -> None:
+        """Forget everything and remove the files."""
+        for file in set(self._files.values()):
+            file.path.unlink(missing_ok=True)
+        for held in (self._memory, self._pending, self._files):
+            held.clear()
+        self._memory_bytes = self._pending_bytes = 0
+
+    def restart(self, identity: str) -> None:
+        """Forget everything; what comes belongs to another model."""
+        self.clear()
+        self._identity = identity
+
+    def close(self) -> None:
+        """Remove every file, and the directory where this store made it."""
+        self.clear()
+        remove_files(self._directory, and_directory=self._made_directory)
+
+    def _spill(self) -> None:
+        pending, size = self._pending, self._pending_bytes
+        self._pending, self._pending_bytes = {}, 0
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            disk = shutil.disk_usage(self._directory)
+            if disk.free - size < KEPT_FREE * disk.total:
+                raise OSError(f"{disk.free / 2**20:.0f} MiB are free")
+            file = ShardFile(write_shard(self._directory, self._identity, pending), self._identity)
+        except (OSError, DamagedFileError) as error:
+            self._disk_full = True
+            log.warning(
+                "The prefix cache stops growing: %s takes no more (%s). Training goes on and computes the rest. "
+                "Give it a larger `prefix_cache` or more disk.",
+                self._directory,
+                error,
+            )
+            return
+        self._files.update(dict.fromkeys(file.keys, file))
+
+    def _open_files(self) -> None:
+        if not self._directory.is_dir():
+            return
+        for path in self._directory.glob(f"*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
+        for path in sorted(self._directory.glob(f"*{SUFFIX}")):
+            try:
+                file = ShardFile(path, self._identity)
+            except DamagedFileError as error:
+                log.warning("A file of the prefix cache is computed again: %s.", error)
+                path.unlink(missing_ok=True)
+                continue
+            self._files.update(dict.fromkeys(file.keys, file))
+
+    def _drop(self, file: ShardFile, error: DamagedFileError) -> None:
+        log.warning("A file of the prefix cache is computed again: %s.", error)
+        self._files = {key: other for key, other in self._files.items() if other is not file}
+        file.path.unlink(missing_ok=True)
+
+
+def remove_files(directory: Path, *, and_directory: bool) -> None:
+    """Remove the cache's files from `directory`, and the directory itself where asked for and nothing else is in it."""
+    if not directory.is_dir():
+        return
+    for path in [*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{TEMPORARY}")]:
+        path.unlink(missing_ok=True)
+    if and_directory and not any(directory.iterdir()):
+        directory.rmdir()
