@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 MOST_ITEMS = 100_000
-"""Containers and tensors with more items are data, not counters, and keep their contents."""
+"""An attribute with more items, its containers' contents counted, is data and not a counter; it keeps its contents."""
 
 Restorer = Callable[[], Any]
 
@@ -24,8 +24,7 @@ Restorer = Callable[[], Any]
 def attributes_preserved(owner: object) -> Iterator[None]:
     """Put the attributes of `owner` back at exit as they were at entry."""
     held = vars(owner)
-    seen: dict[int, Restorer] = {}
-    before = {name: _restorer(value, seen) for name, value in held.items()}
+    before = {name: _attribute(value) for name, value in held.items()}
     try:
         yield
     finally:
@@ -34,42 +33,66 @@ def attributes_preserved(owner: object) -> Iterator[None]:
         held.update({name: restore() for name, restore in before.items()})
 
 
-def _restorer(value: Any, seen: dict[int, Restorer]) -> Restorer:
-    """Return a function that gives `value` its present contents again and returns it."""
-    if id(value) in seen:
-        return seen[id(value)]
-    seen[id(value)] = lambda: value  # cuts cycles
-    if isinstance(value, dict) and len(value) <= MOST_ITEMS:
-        seen[id(value)] = _dictionary(value, seen)
-    elif isinstance(value, list | deque) and len(value) <= MOST_ITEMS:
-        seen[id(value)] = _sequence(value, seen)
-    elif isinstance(value, set) and len(value) <= MOST_ITEMS:
-        seen[id(value)] = _set(value)
-    elif type(value) is torch.Tensor and value.numel() <= MOST_ITEMS:
-        seen[id(value)] = _tensor(value)
-    return seen[id(value)]
+def _attribute(value: Any) -> Restorer:
+    try:
+        return _Snapshot().restorer(value)
+    except _TooLarge:
+        return lambda: value
 
 
-def _dictionary(value: dict[Any, Any], seen: dict[int, Restorer]) -> Restorer:
-    items = [(key, _restorer(item, seen)) for key, item in value.items()]
-
-    def restore() -> dict[Any, Any]:
-        value.clear()
-        value.update((key, item()) for key, item in items)
-        return value
-
-    return restore
+class _TooLarge(Exception):
+    """More items than a counter has."""
 
 
-def _sequence(value: list[Any] | deque[Any], seen: dict[int, Restorer]) -> Restorer:
-    items = [_restorer(item, seen) for item in value]
+class _Snapshot:
+    """Functions that give the values met so far their present contents again and return them."""
 
-    def restore() -> list[Any] | deque[Any]:
-        value.clear()
-        value.extend(item() for item in items)
-        return value
+    def __init__(self) -> None:
+        self._seen: dict[int, Restorer] = {}
+        self._left = MOST_ITEMS
 
-    return restore
+    def restorer(self, value: Any) -> Restorer:
+        if id(value) in self._seen:
+            return self._seen[id(value)]
+        self._seen[id(value)] = lambda: value  # cuts cycles
+        if isinstance(value, dict):
+            self._seen[id(value)] = self._dictionary(value)
+        elif isinstance(value, list | deque):
+            self._seen[id(value)] = self._sequence(value)
+        elif isinstance(value, set):
+            self._count(len(value))
+            self._seen[id(value)] = _set(value)
+        elif type(value) is torch.Tensor:
+            self._count(value.numel())
+            self._seen[id(value)] = _tensor(value)
+        return self._seen[id(value)]
+
+    def _count(self, items: int) -> None:
+        self._left -= items
+        if self._left < 0:
+            raise _TooLarge
+
+    def _dictionary(self, value: dict[Any, Any]) -> Restorer:
+        self._count(len(value))
+        items = [(key, self.restorer(item)) for key, item in value.items()]
+
+        def restore() -> dict[Any, Any]:
+            value.clear()
+            value.update((key, item()) for key, item in items)
+            return value
+
+        return restore
+
+    def _sequence(self, value: list[Any] | deque[Any]) -> Restorer:
+        self._count(len(value))
+        items = [self.restorer(item) for item in value]
+
+        def restore() -> list[Any] | deque[Any]:
+            value.clear()
+            value.extend(item() for item in items)
+            return value
+
+        return restore
 
 
 def _set(value: set[Any]) -> Restorer:
