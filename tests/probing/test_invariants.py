@@ -260,3 +260,13 @@ def test_layers_without_attention_are_an_error_for_activation() -> None:
         del layer.self_attn
     with pytest.raises(ModelError, match="No attention block"):
         layercard.probe(model, [collate(tiny_examples(4))], scores=["activation"])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_packed_documents_that_attention_mixes_are_noted(family: str) -> None:
+    """With positions alone the kernels separate documents; an attention mask of ones makes them one sequence."""
+    model = tiny_model(family)
+    batch = pack(tiny_examples(6))
+    assert layercard.probe(model, [batch]).notes == ()
+    mixed = layercard.probe(model, [batch | {"attention_mask": torch.ones_like(batch["input_ids"])}])
+    assert any("does not keep packed documents apart" in note for note in mixed.notes)

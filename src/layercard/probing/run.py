@@ -22,6 +22,7 @@ from layercard.probing.documents import Documents, halves, one_at_a_time, read_d
 from layercard.probing.finish import finish
 from layercard.probing.progress import Progress
 from layercard.probing.sampling import cka_offset, sampled_tokens, share_to_sample
+from layercard.probing.separation import NOTE, attends_across
 from layercard.probing.statistics import LayerStatistics, Need
 from layercard.probing.trace import NotPerExample, Trace
 
@@ -117,7 +118,7 @@ class _Run:
         self.sums = RunSums(len(stack), len(self.names))
         self.shifted = is_shifted(model)
         self.notes: list[str] = []
-        self.singly = False
+        self.singly = self.tried_separation = False
         self.scale = 2.0**16 if any(p.dtype is torch.float16 for p in model.parameters()) else 1.0
         read = [read_documents(batch, shifted=self.shifted) for batch in batches]
         self.offset = cka_offset(read) if "representations" in needs else 0
@@ -148,6 +149,7 @@ class _Run:
             alone = len(documents) == 1 and documents.rows == 1 and bool(documents.mask.all())
             if len(documents) == 0:
                 continue
+            self._note_separation(batch, documents)
             if not alone and (self.singly or (documents.rows == 1 and not documents.packed)):
                 queue[:0] = one_at_a_time(batch, documents)
                 continue
@@ -157,6 +159,15 @@ class _Run:
                 queue[:0] = self._apart(batch, documents, alone)
             except torch.OutOfMemoryError:
                 queue[:0] = self._smaller(batch, documents, alone)
+
+    def _note_separation(self, batch: dict[str, Any], documents: Documents) -> None:
+        """Try once, on the first packed batch, whether attention keeps documents apart."""
+        if self.tried_separation or not documents.packed:
+            return
+        self.tried_separation = True
+        last = self.trace.layers[-1]
+        if attends_across(last, lambda cut: self.loss(self.model, cut), batch, documents):
+            self.notes.append(NOTE)
 
     def _apart(self, batch: dict[str, Any], documents: Documents, alone: bool) -> list[dict[str, Any]]:
         if alone:
