@@ -42,6 +42,7 @@ def test_narrowed_training_equals_hand_written_layers_to_transform(family: str) 
     batch = batch_of(family)
 
     assert trainable(model) == trainable(by_hand)
+    assert model.base_model.targeted_module_names == by_hand.base_model.targeted_module_names
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in by_hand.named_parameters()]
     assert torch.equal(logits_of(model, batch), logits_of(by_hand, batch))
     before = logits_of(model, batch)

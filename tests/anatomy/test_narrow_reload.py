@@ -100,24 +100,25 @@ def test_the_saved_adapter_selects_exactly_the_live_modules(
 
 
 @pytest.mark.parametrize(
-    ("changes", "targets", "layers"),
+    ("family", "written", "saved", "pattern"),
     [
-        ({"target_modules": ["q_proj", "v_proj"]}, {"q_proj", "v_proj"}, [1, 3]),
-        ({"target_modules": r".*\.(q_proj|v_proj)"}, {"q_proj", "v_proj"}, [1, 3]),
-        ({"target_modules": ["q_proj", "lm_head"]}, {"q_proj", "lm_head"}, [1, 3]),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, {"q_proj", "embed_tokens", "model.embed_tokens"}, [1, 3]),
+        ("llama", ["q_proj", "v_proj"], {"q_proj", "v_proj"}, "layers"),
+        ("llama", r".*\.(q_proj|v_proj)", {"q_proj", "v_proj"}, "layers"),
+        ("llama", ["q_proj", "lm_head"], {"q_proj", "lm_head"}, "layers"),
+        ("llama", ["q_proj", "embed_tokens"], {"q_proj", "embed_tokens", "model.embed_tokens"}, "layers"),
+        ("bert", r".*attention\.output\.dense", {"attention.output.dense"}, "layer"),
+        ("gpt2", ["c_attn"], {"c_attn"}, "h"),
     ],
-    ids=str,
 )
 def test_the_saved_configuration_reads_as_a_person_would_write_it(
-    changes: dict[str, Any], targets: set[str], layers: list[int], tmp_path: Path
+    family: str, written: Any, saved: set[str], pattern: str, tmp_path: Path
 ) -> None:
-    model = adapted("llama", **changes)
+    model = adapted(family, target_modules=written)
     narrow(model, find_layers(model), (1, 3))
     model.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert set(saved["target_modules"]) == targets
-    assert (saved["layers_to_transform"], saved["layers_pattern"]) == (layers, "layers")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert set(config["target_modules"]) == saved
+    assert (config["layers_to_transform"], config["layers_pattern"]) == ([1, 3], pattern)
 
 
 def test_full_names_are_written_where_layers_alone_cannot_tell(tmp_path: Path) -> None:

@@ -137,6 +137,13 @@ def test_what_is_expected_is_what_peft_trains_with_layers_to_transform(family: s
     verify_placement(by_hand, find_layers(by_hand), LAYERS)
 
 
+@pytest.mark.filterwarnings("ignore:.*`save_embedding_layers`")
+def test_adapters_tied_to_the_embedding_are_expected() -> None:
+    model = adapted("opt", target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
+    assert any("lm_head.lora_A" in name for name in trainable(model))
+    verify_placement(model, find_layers(model), (0, 1, 2, 3))
+
+
 @pytest.fixture(params=["safetensors", "bin"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     model = adapted("llama", target_modules=["q_proj", "embed_tokens"])

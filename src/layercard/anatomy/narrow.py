@@ -77,19 +77,15 @@ class Narrowing:
         if not self._narrowed:
             raise PlacementError("The narrowing was undone, so all layers are adapted already. Narrow the model again.")
         homes = [(module, _device_of(module)) for site in self._shed for module in site.adapter_modules]
-        own = [*chain.from_iterable(m.parameters() for m, _ in homes), *(bias for bias, _ in self._biases)]
-        grads = [(parameter, parameter.grad) for parameter in own]
         self._put_back()
         try:
             yield
         finally:
             self._take_out()
-            for parameter in own:
+            for parameter in chain(*(module.parameters() for module, _ in homes), (bias for bias, _ in self._biases)):
                 parameter.grad = None
             for module, device in homes:
                 module.to(device)
-            for parameter, grad in grads:
-                parameter.grad = grad
 
     def undo(self) -> None:
         """Put everything back as `narrow` found it; calling it twice changes nothing."""

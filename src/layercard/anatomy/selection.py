@@ -42,7 +42,7 @@ class Live:
 
 def selected_modules(config: Any, names: Iterable[str]) -> set[str]:
     """Return the module names that PEFT would adapt under `config`."""
-    tied = config.to_dict().get("target_modules_to_tie") or ()
+    tied = vars(config).get("target_modules_to_tie") or ()  # set by PEFT, not a field
     return {name for name in names if name and (check_target_module_exists(config, name) or _ends_with(name, tied))}
 
 
