@@ -83,8 +83,9 @@ class PlacementSettings:
         or a mapping of settings; `values` are single settings by name and win over the mapping.
         Raises `SettingsError` naming the field, the bad value, what is allowed and the nearest name.
         """
-        given = dict(_lora_layers_values(lora_layers))
-        given.update({name: value for name, value in values.items() if value is not None})
+        given = {n: v for n, v in (*_lora_layers_values(lora_layers).items(), *values.items()) if v is not None}
+        if isinstance(given.get("prefix_cache"), bool):  # YAML reads a bare `on` or `off` as true or false
+            given["prefix_cache"] = "on" if given["prefix_cache"] else "off"
         known = [f.name for f in fields(cls)]
         for name in given:
             if name not in known:
@@ -94,6 +95,7 @@ class PlacementSettings:
 
     def validated(self) -> PlacementSettings:
         """Return the settings with `lora_layers` spelled out in `strategy` or `indices`, or raise `SettingsError`."""
+        _check_texts(self)
         settings = _spelled_out(self)
         _check_numbers(settings)
         _check_choices(settings)
@@ -111,7 +113,7 @@ class PlacementSettings:
         return self.strategy is None and self.indices is None and self.placement_path is None
 
 
-def _lora_layers_values(value: Any) -> Mapping[str, Any]:
+def _lora_layers_values(value: Any) -> dict[str, Any]:
     if isinstance(value, bool) or value is None:
         raise SettingsError(
             f"`lora_layers` is {value!r}. It takes `auto`, a strategy's name, a list of layer indices, the path of a "
@@ -123,12 +125,13 @@ def _lora_layers_values(value: Any) -> Mapping[str, Any]:
             f"`[{value}]` for that layer, or `{{num_layers: {value}}}` for that many."
         )
     if isinstance(value, PlacementSettings):
-        return {f.name: getattr(value, f.name) for f in fields(value)}
+        held = {f.name: getattr(value, f.name) for f in fields(value)}
+        return held | _lora_layers_values(held["lora_layers"])  # a YAML parser may have put a list there
     if isinstance(value, Mapping):
         return {"lora_layers": "auto", **value}
     if isinstance(value, Path):
         return {"lora_layers": str(value)}
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return {"lora_layers": "indices", "indices": list(value)}
     if isinstance(value, str):
         return {"lora_layers": value}
@@ -140,11 +143,13 @@ def _lora_layers_values(value: Any) -> Mapping[str, Any]:
 
 def _spelled_out(settings: PlacementSettings) -> PlacementSettings:
     text = settings.lora_layers.strip()
-    if text in {"auto", "indices"} or text.endswith(".json"):
+    if text in {"auto", "indices", "strategy"} or text.endswith(".json"):
         return settings
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
     parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        _check_indices([])
     if parts and all(_is_integer(part) for part in parts):
         if len(parts) == 1 and not settings.lora_layers.strip().startswith("["):
             _lora_layers_values(int(parts[0]))
@@ -153,7 +158,21 @@ def _spelled_out(settings: PlacementSettings) -> PlacementSettings:
         return replace(settings, lora_layers="indices", indices=[int(part) for part in parts])
     if settings.strategy not in (None, text):
         raise SettingsError(f"`lora_layers` is {text!r} and `strategy` is {settings.strategy!r}. Give one of them.")
-    return replace(settings, lora_layers="strategy", strategy=text) if text != "strategy" else settings
+    return replace(settings, lora_layers="strategy", strategy=text)
+
+
+def _check_texts(s: PlacementSettings) -> None:
+    for name in ("lora_layers", "strategy", "score", "layers_path", "prefix_cache"):
+        value = getattr(s, name)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise SettingsError(
+                f"`{name}` is {value!r}. It is a text that is not empty, in quotes where YAML needs them."
+            )
+    for spelled in ("indices", "strategy"):
+        if s.lora_layers == spelled and getattr(s, spelled) is None:
+            raise SettingsError(
+                f"`lora_layers` is {spelled!r}, and `{spelled}` is not given. Give it, or write `auto`."
+            )
 
 
 def _is_integer(text: str) -> bool:
@@ -193,7 +212,9 @@ def _between(s: PlacementSettings, name: str, low: float, high: float, *, open_l
         raise SettingsError(f"`{name}` is {value!r}. It is a number in {bracket}{low:g}, {high:g}].")
 
 
-def _check_indices(indices: Sequence[Any]) -> None:
+def _check_indices(indices: Any) -> None:
+    if not isinstance(indices, list | tuple):
+        raise SettingsError(f"`indices` is {indices!r}. It is a list of layers, such as `[3, 7]`.")
     wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, int) or i < 0]
     if wrong:
         raise SettingsError(
