@@ -36,11 +36,11 @@ def attributes_preserved(owner: object) -> Iterator[None]:
 def _attribute(value: Any) -> Restorer:
     try:
         return _Snapshot().restorer(value)
-    except _TooLarge:
+    except _TooLargeError:
         return lambda: value
 
 
-class _TooLarge(Exception):
+class _TooLargeError(Exception):
     """More items than a counter has."""
 
 
@@ -70,7 +70,7 @@ class _Snapshot:
     def _count(self, items: int) -> None:
         self._left -= items
         if self._left < 0:
-            raise _TooLarge
+            raise _TooLargeError
 
     def _dictionary(self, value: dict[Any, Any]) -> Restorer:
         self._count(len(value))

@@ -1,0 +1,50 @@
+"""Two processes of one run, under the real torchrun on CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from layercard.report.files import load_report
+from trainers import equal
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.xdist_group("torchrun")
+
+
+def _torchrun(folder, layers, measure="measure"):
+    folder.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [str(HERE / "ranks_run.py"), str(folder), layers, measure]
+    return subprocess.run(
+        command + arguments, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_two_ranks_measure_alike_and_train_as_two_that_do_not_measure(tmp_path):
+    values = []
+    for measure in ("measure", "silent"):
+        done = _torchrun(tmp_path / measure, "2,3", measure)
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [torch.load(tmp_path / measure / f"rank{r}.pt", weights_only=False) for r in (0, 1)]
+        assert equal(ranks[0]["values"], ranks[1]["values"])
+        assert ranks[0]["pairs"] == ranks[1]["pairs"]
+        assert (ranks[0]["pairs"] > 0) is (measure == "measure")
+        assert ranks[0]["layers"] == ranks[1]["layers"] == (2, 3)
+        assert not load_report(tmp_path / measure / "report.json").partial
+        assert done.stdout.count("placed: layers") == 1
+        values.append(ranks[0])
+    assert equal(values[0]["values"], values[1]["values"])
+    assert values[0]["logs"] == values[1]["logs"]
+
+
+def test_ranks_that_placed_differently_all_end(tmp_path):
+    done = _torchrun(tmp_path / "run", "2,3/1,3")
+    assert done.returncode != 0
+    assert done.stderr.count("layercard.errors.PlacementError: The processes of this run placed different layers") == 2
+    assert "rank 0: layers 2–3 of 0–3; rank 1: layers 1, 3 of 0–3" in done.stderr
+    assert not (tmp_path / "run" / "report.json").exists()
