@@ -128,6 +128,20 @@ def test_initialisations_are_refused_by_configuration_alone(init: str) -> None:
         check_narrowable(model)
 
 
+def test_variants_are_refused_by_what_the_layers_compute_too() -> None:
+    model = adapted("llama", alora_invocation_tokens=[5, 6])
+    model.peft_config["default"].alora_invocation_tokens = None
+    with pytest.raises(ModelError, match=r"`model\.layers\.0\.self_attn\.q_proj` is a ALoraLinearVariant"):
+        check_narrowable(model)
+
+
+def test_an_initialisation_that_the_configuration_hides_is_refused_by_its_values() -> None:
+    model = adapted("llama", init_lora_weights="pissa")
+    model.peft_config["default"].init_lora_weights = True
+    with pytest.raises(ModelError, match="its product is not zero"):
+        check_narrowable(model)
+
+
 @pytest.mark.parametrize("init", ["pissa", "olora", False])
 def test_refused_initialisations_would_have_moved_the_logits(init: Any) -> None:
     model = adapted("llama", init_lora_weights=init)
@@ -185,6 +199,15 @@ def test_base_modules_have_the_names_and_weights_of_the_bare_model(family: str, 
         ours, theirs = (dict(m.named_parameters(recurse=False)) for m in (module, bare[name]))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+
+
+def test_a_module_under_two_names_is_seen_once_as_peft_sees_it() -> None:
+    base = tiny_model("llama")
+    base.model.first = base.model.layers[0]
+    names = [name for name, _ in base.named_modules()]
+    model = get_peft_model(base, lora_config("llama"))
+    assert list(base_modules(model)) == names
+    assert [site.name for site in adapter_sites(model)] == model.base_model.targeted_module_names
 
 
 def test_sites_are_what_peft_says_it_adapted() -> None:
