@@ -13,6 +13,7 @@ import layercard
 ROOT = Path(layercard.__file__).parent
 ORDER = [
     ["errors"],
+    ["sizes"],
     ["settings", "hookspecs", "plugins", "builtins", "records"],
     ["data", "anatomy"],
     ["probing"],

@@ -94,6 +94,7 @@ BAD: list[tuple[str, Any]] = [
     ("gradient_entry", 1),
     ("checkpointing_above_entry", "on"),
     ("prefix_cache", 8),
+    ("prefix_cache", "8 gigs"),
 ]
 
 

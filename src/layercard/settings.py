@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layercard.errors import SettingsError, nearest, one_of
+from layercard.sizes import parse_prefix_cache
 
 Prefer = Literal["quality", "balanced", "speed"]
 CheckpointingAboveEntry = Literal["keep", "off", "auto"]
@@ -96,6 +97,7 @@ class PlacementSettings:
     def validated(self) -> PlacementSettings:
         """Return the settings with `lora_layers` spelled out in `strategy` or `indices`, or raise `SettingsError`."""
         _check_texts(self)
+        parse_prefix_cache(self.prefix_cache)
         settings = _spelled_out(self)
         _check_numbers(settings)
         _check_choices(settings)
@@ -244,6 +246,11 @@ def _check_combination(s: PlacementSettings) -> None:
         raise SettingsError(
             f"{' and '.join(f'`{n}`' for n in sizes)} are both given. Exactly one of {one_of(SIZE_FIELDS)} says how many "
             "layers are adapted."
+        )
+    if parse_prefix_cache(s.prefix_cache) is not None and not s.gradient_entry:
+        raise SettingsError(
+            f"`prefix_cache` is {s.prefix_cache!r} and `gradient_entry` is false. Cached activations carry no gradient, so "
+            "backpropagation has to end where they begin; set one of them otherwise."
         )
     if s.indices is not None and s.strategy is not None:
         raise SettingsError(f"`indices` and `strategy` ({s.strategy!r}) are both given. Give one of them.")

@@ -23,13 +23,11 @@ class BackboneCall:
     """One call of the backbone, its arguments by name."""
 
     def __init__(self, backbone: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        signature = inspect.signature(backbone.forward)
-        named = dict(signature.bind(*args, **kwargs).arguments)
+        named = dict(inspect.signature(backbone.forward).bind(*args, **kwargs).arguments)
         named.update(named.pop("kwargs", {}))
         self.named = {name: value for name, value in named.items() if value is not None and value is not False}
         self._given = named
         self._backbone: Any = backbone
-        self._keeps_nothing = {"use_cache": False} if "use_cache" in signature.parameters else {}
 
     def why_not(self) -> str | None:
         """Return why this call cannot be answered from the cache, or None where it can."""
@@ -51,9 +49,9 @@ class BackboneCall:
         return TokenInputs(**{name: self.named[name] for name in PER_TOKEN if name in self.named})
 
     def rows(self, rows: list[int]) -> dict[str, Any]:
-        """Return the arguments of a call with these rows alone, in the same width, keeping no keys and values."""
+        """Return the arguments of a call with these rows alone, in the same width."""
         batch = len(self.named["input_ids"])
-        call = self._given | self._keeps_nothing
+        call = dict(self._given)
         if len(rows) == batch:
             return call
         index = torch.tensor(rows, device=self.named["input_ids"].device)
@@ -66,7 +64,7 @@ class BackboneCall:
         """Return the arguments with another token wherever `where` (batch, tokens) is true."""
         ids = self.named["input_ids"]
         vocabulary = self._backbone.get_input_embeddings().num_embeddings
-        return {**self._given, **self._keeps_nothing, "input_ids": torch.where(where, (ids + 1) % vocabulary, ids)}
+        return {**self._given, "input_ids": torch.where(where, (ids + 1) % vocabulary, ids)}
 
     def _makes_key_value_cache(self) -> bool:
         """In training nobody reads them; in evaluation they may be those of a prompt."""

@@ -53,9 +53,9 @@ def difference_both_ways(
     tokens: what upper layers may read of the prefix by another way shows in the second.
     """
     rows = call.rows(list(range(len(hidden))))
-    computed = switch.compute(rows)
+    last_given = _last_hidden(backbone, switch, rows, hidden)  # first, before the prefix leaves anything behind
     last_computed = _last_hidden(backbone, switch, rows, None)
-    last_given = _last_hidden(backbone, switch, rows, hidden)
+    computed = switch.compute(rows)
     pairs = ((hidden, computed), (last_given, last_computed))
     return max(
         _difference([a[e.row, e.span] for e in examples], [b[e.row, e.span] for e in examples]) for a, b in pairs

@@ -1,4 +1,4 @@
-"""What users write for `prefix_cache`, as a number of bytes; and how many bytes a data set will need.
+"""What users write for `prefix_cache`, as a number of bytes; and how many bytes a data set needs.
 
 Imports no torch, so that settings can be checked without it.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from layercard.errors import SettingsError
-from layercard.prefix.size import parse_prefix_cache, projected_bytes
+from layercard.sizes import parse_prefix_cache, projected_bytes
 
 
 @pytest.mark.parametrize(
