@@ -66,9 +66,7 @@ def test_a_folder_saved_by_datasets_is_read_with_its_split(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_the_sample_is_deterministic_and_leaves_the_global_random_state_alone(
-    tmp_path: Path, kind: str
-) -> None:
+def test_the_sample_is_deterministic_and_leaves_the_global_random_state_alone(tmp_path: Path, kind: str) -> None:
     source = write(tmp_path / f"data.{kind}", ROWS)
     before = random.getstate()
     first, again, other = (sample_records(source, count=5, seed=seed) for seed in (1, 1, 2))

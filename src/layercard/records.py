@@ -152,9 +152,9 @@ def _from_datasets(
         else:
             data = datasets.load_dataset(str(folder or source), config, split=split)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
         raise DataError(
-            f"The dataset {source} (split {split!r}) cannot be loaded: {reason} Give a local file, or a Hub id with "
+            f"The dataset {source} (split {split!r}) cannot be loaded: {reason}. Give a local file, or a Hub id with "
             "`--split` and `--dataset-config` where it has several."
         ) from None
     return [dict(data[i]) for i in _indices(len(data), count, seed)]

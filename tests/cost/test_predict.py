@@ -13,9 +13,7 @@ LAST_5 = range(25, 30)
 
 @given(num_layers=st.integers(1, 80), checkpointing=st.booleans())
 def test_all_layers_cost_what_all_layers_cost(num_layers: int, checkpointing: bool) -> None:
-    assert predict_step_ratio(num_layers, range(num_layers), checkpointing=checkpointing) == pytest.approx(
-        1.0
-    )
+    assert predict_step_ratio(num_layers, range(num_layers), checkpointing=checkpointing) == pytest.approx(1.0)
 
 
 @given(num_layers=st.integers(2, 80), checkpointing=st.booleans(), data=st.data())

@@ -61,9 +61,7 @@ def test_choosing_twice_gives_the_same_layers(request: StrategyRequest) -> None:
 
 
 @given(num_layers=st.integers(2, 200), data=st.data())
-def test_uniform_leaves_layer_0_out_until_every_layer_is_adapted(
-    num_layers: int, data: st.DataObject
-) -> None:
+def test_uniform_leaves_layer_0_out_until_every_layer_is_adapted(num_layers: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, num_layers - 1))
     assert 0 not in choose("uniform", num_layers=num_layers, count=count)
     assert choose("uniform", num_layers=num_layers, count=num_layers) == tuple(range(num_layers))
@@ -71,9 +69,7 @@ def test_uniform_leaves_layer_0_out_until_every_layer_is_adapted(
 
 @given(request=requests())
 def test_uniform_gaps_differ_by_at_most_one(request: StrategyRequest) -> None:
-    gaps = np.diff(
-        choose("uniform", num_layers=request.num_layers, count=request.count, min_entry=request.min_entry)
-    )
+    gaps = np.diff(choose("uniform", num_layers=request.num_layers, count=request.count, min_entry=request.min_entry))
     assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
 
 
@@ -120,9 +116,7 @@ def fewest_by_search(importance: np.ndarray, threshold: float) -> int:
     importance=st.lists(st.integers(-50, 50), min_size=2, max_size=30).filter(lambda v: len(set(v)) > 1),
     threshold=st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.9, 1.0]),
 )
-def test_cumulative_is_the_fewest_layers_that_reach_the_threshold(
-    importance: list[int], threshold: float
-) -> None:
+def test_cumulative_is_the_fewest_layers_that_reach_the_threshold(importance: list[int], threshold: float) -> None:
     values = [float(v) for v in importance]
     layers = choose(
         "cumulative", num_layers=len(values), count=1, scores=scored(values), cumulative_threshold=threshold

@@ -95,7 +95,9 @@ class LayerPlacement:
         except FileNotFoundError:
             raise PlacementError(f"{path} does not exist. Write one with `layercard plan MODEL … -o {path}`.") from None
         except (OSError, ValueError) as error:
-            raise PlacementError(f"{path} cannot be read as JSON ({error}). Make it again with `layercard plan`.") from None
+            raise PlacementError(
+                f"{path} cannot be read as JSON ({error}). Make it again with `layercard plan`."
+            ) from None
         if isinstance(values, dict) and isinstance(values.get("placement"), dict):
             values = values["placement"]
         if not isinstance(values, dict):
