@@ -138,7 +138,7 @@ def test_variants_are_refused_by_what_the_layers_compute_too() -> None:
 def test_an_initialisation_that_the_configuration_hides_is_refused_by_its_values() -> None:
     model = adapted("llama", init_lora_weights="pissa")
     model.peft_config["default"].init_lora_weights = True
-    with pytest.raises(ModelError, match="its product is not zero"):
+    with pytest.raises(ModelError, match="the factor that starts at zero is not zero"):
         check_narrowable(model)
 
 

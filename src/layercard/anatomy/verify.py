@@ -113,10 +113,9 @@ def _parameter_adapters(parameters: Iterable[str], adapter: str) -> Iterator[str
 
 def _saved_modules(config: Any, modules: Mapping[str, nn.Module], adapter: str) -> Iterator[str]:
     ends = tuple(config.modules_to_save or ())
-    tops = [name for name in modules if ends and name.endswith(ends)]
-    for top in tops:
-        if not any(top.startswith(f"{other}.") for other in tops):
-            yield from (f"{top}.modules_to_save.{adapter}.{p}" for p, _ in modules[top].named_parameters())
+    for name, module in modules.items():
+        if ends and name.endswith(ends):
+            yield from (f"{name}.modules_to_save.{adapter}.{p}" for p, _ in module.named_parameters())
 
 
 def _token_adapters(config: Any, model: PeftModel, modules: Mapping[str, nn.Module], adapter: str) -> Iterator[str]:
