@@ -233,10 +233,11 @@ def test_models_that_cannot_be_loaded_say_what_is_missing(run: Run, model: Path,
     assert "The weights of" in missing.words
 
 
-def test_debug_shows_where_it_failed(run: Run, model: Path) -> None:
-    ran = run("--debug", "plan", model, "--lora-layers", "unifrom")
-    assert ran.code == 2
-    assert "Traceback" in ran.err
+def test_debug_shows_where_it_failed_before_or_after_the_command(run: Run, model: Path) -> None:
+    for arguments in (("--debug", "plan", model), ("plan", model, "--debug")):
+        ran = run(*arguments, "--lora-layers", "unifrom")
+        assert ran.code == 2
+        assert "Traceback" in ran.err
 
 
 def test_plugins_lists_the_built_ins_with_what_they_supply(run: Run) -> None:

@@ -155,7 +155,15 @@ def data_options(*, required: bool) -> Callable[[Function], Function]:
     return decorate
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def output_options(function: Function) -> Function:
+    """Add `--json`, and `--debug` for those who write it after the command."""
+    debug = click.option("--debug", is_flag=True, is_eager=True, expose_value=False, callback=_debug, hidden=True)
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+    return as_json(debug(function))
+
+
+def _debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    context.obj["debug"] = context.obj["debug"] or value
 
 
 def model_source(values: dict[str, Any]) -> ModelSource:

@@ -12,9 +12,9 @@ from layercard.cli.options import (
     CONTEXT,
     data_options,
     data_source,
-    json_option,
     model_options,
     model_source,
+    output_options,
     settings_from,
     settings_options,
     target_modules,
@@ -51,7 +51,7 @@ AS_WRITTEN = "-"
     metavar="[PATH]",
     help="Write nothing; exit with 3 where the choice differs from this placement.json (default: that of -o).",
 )
-@json_option
+@output_options
 @click.pass_context
 def plan(
     context: click.Context,

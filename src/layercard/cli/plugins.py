@@ -11,14 +11,14 @@ from rich.table import Table
 from layercard import __version__
 from layercard import plugins as registries
 from layercard.cli.commands import command_registry
-from layercard.cli.options import CONTEXT, json_option
+from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 KINDS = ("scores", "strategies", "commands")
 
 
 @click.command(context_settings=CONTEXT)
-@json_option
+@output_options
 def plugins(as_json: bool) -> None:
     """List plugins, with the scores, strategies and commands that each supplies."""
     output = Output(as_json=as_json)

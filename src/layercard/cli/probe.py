@@ -12,9 +12,9 @@ from layercard.cli.options import (
     PROBE_SETTINGS,
     data_options,
     data_source,
-    json_option,
     model_options,
     model_source,
+    output_options,
     settings_from,
     settings_options,
     target_modules,
@@ -27,7 +27,7 @@ from layercard.cli.output import Output
 @data_options(required=True)
 @click.option("--score", "scores", multiple=True, help="A score to compute; may be repeated.  [default: resnorm]")
 @settings_options(PROBE_SETTINGS)
-@json_option
+@output_options
 def probe(scores: tuple[str, ...], as_json: bool, **values: Any) -> None:
     """Score every layer of MODEL (a folder or a Hub id) on a dataset, in one pass. Trains nothing."""
     settings, model, data = settings_from(values), model_source(values), data_source(values)
