@@ -107,7 +107,8 @@ def check_wrappers(wrappers: Iterable[tuple[str, LoraLayer]], adapter: str, *, a
         if not allow_trained and any(bool(factor.detach().any()) for factor in _zero_at_start(wrapper, adapter)):
             raise ModelError(
                 f"The adapter of `{name}` is already trained: the factor that starts at zero is not zero. "
-                "Placement chooses layers before training. Start from fresh adapters; to go on with a run, resume from its checkpoint, whose placement "
+                "Placement chooses layers before training. Start from fresh "
+                "adapters; to go on with a run, resume from its checkpoint, whose placement "
                 "is used again."
             )
 
