@@ -3,12 +3,13 @@
 baseline   all-layer LoRA as the host would run it: shed adapters back in, the gradient entry where the host has it
 adapters   the chosen layers' adapters alone, the gradient entry still where the host has it
 placed     as this run trains: the chosen layers, the gradient entry moved
+cached     the same with the prefix of every batch in the cache
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.timing import Variant
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
+    from layercard.pipeline.prefix_choice import PrefixChoice
 
-BASELINE, ADAPTERS, PLACED = "baseline", "adapters", "placed"
+BASELINE, ADAPTERS, PLACED, CACHED = "baseline", "adapters", "placed", "cached"
 
 
 def stepper(host: Host, batches: list[Any]) -> Callable[[int], None]:
@@ -45,6 +47,17 @@ def make_variants(
 def entering(entry: GradientEntry | None) -> Callable[[], AbstractContextManager[object]]:
     """Return what puts the gradient entry in force for a block; nothing where it cannot move."""
     return nullcontext if entry is None else lambda: entry
+
+
+def cached_variant(entry: GradientEntry, prefix: PrefixChoice, step: Callable[[int], None]) -> Variant:
+    """Return the placed variant with the prefix cache at work."""
+
+    @contextmanager
+    def entered() -> Iterator[None]:
+        with entry, prefix.running():
+            yield
+
+    return Variant(CACHED, entered, step)
 
 
 def why_not_timed(trainer: Any) -> str | None:

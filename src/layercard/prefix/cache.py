@@ -55,8 +55,8 @@ class PrefixCache:
 
     `limit_bytes` bounds the memory; what is beyond goes to files in `directory` (a new temporary one where
     None), and what the disk cannot take is computed every time. Files that a killed run left in `directory`
-    are used again where they are whole and of the same prefix; on exit all are removed. Each rank needs a
-    directory of its own.
+    are used again where they are whole and of the same prefix; on exit all are removed, and the
+    directory if it is empty then. Each rank needs a directory of its own.
 
     Raises `PlacementError` on entering where `find_prefix_obstacle` finds one.
     """
@@ -67,7 +67,7 @@ class PrefixCache:
         self._model, self._stack, self._entry = model, stack, entry
         self._limit, self._directory = limit_bytes, directory
         self._undo = ExitStack()
-        self._busy = self._compared = False
+        self._busy = self._compared = self._paused = False
         self._separates: dict[bool, bool] = {}
         self._counts: Counter[str] = Counter()
         self._bypassed: Counter[str] = Counter()
@@ -98,6 +98,14 @@ class PrefixCache:
     ) -> None:
         self._undo.close()
 
+    def pause(self) -> None:
+        """Run the prefix in every call from now on; what is cached stays."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Use and fill the cache again."""
+        self._paused = False
+
     @property
     def use(self) -> PrefixCacheUse:
         """What the cache did since it was made."""
@@ -111,17 +119,16 @@ class PrefixCache:
         )
 
     def _open_store(self, undo: ExitStack) -> ActivationStore:
-        made = self._directory is None or not self._directory.exists()
         directory = self._directory or Path(tempfile.mkdtemp(prefix="layercard-prefix-"))
         store = ActivationStore(self._limit, directory, self._identity)
-        removal = weakref.finalize(self, remove_files, directory, and_directory=made)  # after an exception in training
+        removal = weakref.finalize(self, remove_files, directory)  # after an exception in training
         undo.callback(removal)
         undo.callback(store.clear)
         return store
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run before the backbone: hand it the hidden states of its rows, computing those that are not cached."""
-        if self._busy or self._off is not None:
+        if self._busy or self._paused or self._off is not None:
             return
         call = BackboneCall(self._backbone, args, kwargs)
         reason = call.why_not()

@@ -35,7 +35,6 @@ class ActivationStore:
         self._files: dict[bytes, ShardFile] = {}
         self._memory_bytes = self._pending_bytes = 0
         self._disk_full = False
-        self._made_directory = not directory.exists()
         self._open_files()
 
     def __contains__(self, key: bytes) -> bool:
@@ -93,9 +92,9 @@ class ActivationStore:
         self._identity = identity
 
     def close(self) -> None:
-        """Remove every file, and the directory where this store made it."""
+        """Remove every file, and the directory where nothing else is in it."""
         self.clear()
-        remove_files(self._directory, and_directory=self._made_directory)
+        remove_files(self._directory)
 
     def _spill(self) -> None:
         pending, size = self._pending, self._pending_bytes
@@ -137,11 +136,11 @@ class ActivationStore:
         file.path.unlink(missing_ok=True)
 
 
-def remove_files(directory: Path, *, and_directory: bool) -> None:
-    """Remove the cache's files from `directory`, and the directory itself where asked for and nothing else is in it."""
+def remove_files(directory: Path) -> None:
+    """Remove the cache's files from `directory`, and the directory itself where nothing else is in it."""
     if not directory.is_dir():
         return
     for path in [*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{TEMPORARY}")]:
         path.unlink(missing_ok=True)
-    if and_directory and not any(directory.iterdir()):
+    if not any(directory.iterdir()):
         directory.rmdir()

@@ -1,0 +1,121 @@
+"""Whether a placed run caches its prefix; what that will need and gain is said before, what it did is told after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from layercard.cost.predict import predict_step
+from layercard.cost.speedup import bytes_text
+from layercard.prefix.cache import PrefixCache, find_prefix_obstacle
+from layercard.sizes import parse_prefix_cache, projected_bytes
+
+if TYPE_CHECKING:
+    from layercard.anatomy.layers import LayerStack
+    from layercard.hosts.protocol import Host
+    from layercard.placement.placement import LayerPlacement
+    from layercard.settings import PlacementSettings
+
+log = logging.getLogger("layercard")
+
+
+class PrefixChoice:
+    """The prefix cache of a run: `cache` is None where there is none, `obstacle` says why.
+
+    A context manager: the cache waits inside it, until `running` is entered too.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        stack: LayerStack,
+        placement: LayerPlacement,
+        settings: PlacementSettings,
+        *,
+        entry_obstacle: str | None,
+    ) -> None:
+        self._host, self._placement = host, placement
+        self._limit = parse_prefix_cache(settings.prefix_cache)
+        self.cache: PrefixCache | None = None
+        self._projected: int | None = None
+        if self._limit is None:
+            self.obstacle: str | None = "`prefix_cache` is off."
+            return
+        self.obstacle = entry_obstacle or find_prefix_obstacle(host.model, stack, placement.entry)
+        if self.obstacle is not None:
+            log.warning("The prefix is not cached: %s Training goes on and computes it.", self.obstacle)
+            return
+        self._projected = _projected(host)
+        self.cache = PrefixCache(host.model, stack, placement.entry, self._limit, host.output_dir / _folder())
+        self._say(self._limit, settings)
+
+    def __enter__(self) -> PrefixChoice:
+        if self.cache is not None:
+            self.cache.__enter__()
+            self.cache.pause()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.cache is not None:
+            self.cache.__exit__(*error)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let the cache work inside the block."""
+        if self.cache is None:
+            yield
+            return
+        self.cache.resume()
+        try:
+            yield
+        finally:
+            self.cache.pause()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what report.json holds under `prefix_cache`."""
+        if self.cache is None:
+            return {"on": False, "obstacle": self.obstacle}
+        sizes = {"limit_bytes": self._limit, "projected_bytes": self._projected}
+        return {"on": True, **sizes, **asdict(self.cache.use)}
+
+    def _say(self, limit: int, settings: PlacementSettings) -> None:
+        predicted = predict_step(
+            self._placement.num_layers,
+            self._placement.layers,
+            checkpointing=self._host.trainer.args.gradient_checkpointing,
+            recompute_above_entry=settings.checkpointing_above_entry != "off",
+            prefix_cached=True,
+        )
+        log.warning(
+            "The prefix cache needs about %s for one epoch; %s are kept in memory, the rest in %s. Predicted step time "
+            "of examples seen before: %.2f of all-layer LoRA's.",
+            "an unknown number of bytes" if self._projected is None else bytes_text(self._projected),
+            bytes_text(limit),
+            self._host.output_dir,
+            predicted.ratio,
+        )
+
+
+def _folder() -> str:
+    """A folder of its own for each rank."""
+    distributed = dist.is_available() and dist.is_initialized()
+    return f"prefix_cache-rank{dist.get_rank() if distributed else 0}"
+
+
+def _projected(host: Host) -> int | None:
+    """Bytes of one epoch's hidden states, from the lengths in a few batches; None where the data has no length."""
+    data = host.trainer.train_dataset
+    if not hasattr(data, "__len__"):
+        return None
+    model: Any = host.model
+    batches = [inputs for inputs, _ in host.step_batches(4)]
+    tokens = sum(int(b["attention_mask"].sum()) if "attention_mask" in b else b["input_ids"].numel() for b in batches)
+    rows = sum(len(b["input_ids"]) for b in batches)
+    width = model.config.get_text_config().hidden_size
+    itemsize = model.get_input_embeddings().weight.element_size()
+    return projected_bytes(round(tokens / rows * len(data)), width, itemsize)
