@@ -40,9 +40,9 @@ def test_the_real_command_trains_and_leaves_its_files(model_folder, data_folder,
 def test_an_error_inside_the_process_is_one_line_and_keeps_its_code(model_folder, data_folder, tmp_path):
     flags = [*training(model_folder, data_folder, tmp_path / "out"), "--lora_layers", "1,9"]
     finished = command(*flags, cwd=tmp_path)
-    assert finished.returncode == 1
+    assert finished.returncode == 2
     assert "Traceback" not in finished.stderr
-    assert [line for line in finished.stderr.splitlines() if line.startswith("Error: ")] != []
+    assert "Error: `indices` holds layer 9" in finished.stderr.splitlines()[-1]
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 

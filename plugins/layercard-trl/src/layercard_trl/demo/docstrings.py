@@ -10,6 +10,7 @@ import ast
 import hashlib
 import sysconfig
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,14 +31,20 @@ def docstring_examples(train: int, heldout: int) -> tuple[list[Example], list[Ex
 
     Raises `DataError` where this Python's standard library holds fewer.
     """
-    examples = _deduplicated(_all_examples(Path(sysconfig.get_path("stdlib"))))
-    examples.sort(key=lambda example: hashlib.sha256(example["prompt"].encode()).digest())
+    examples = _library()
     if len(examples) < train + heldout:
         raise DataError(
             f"The demo needs {train + heldout} documented functions and found {len(examples)} in "
             f"{sysconfig.get_path('stdlib')}. Use a Python whose standard library is installed as source files."
         )
     return examples[heldout : heldout + train], examples[:heldout]
+
+
+@cache
+def _library() -> list[Example]:
+    """Every example, in an order that has nothing to do with where it stands."""
+    examples = _deduplicated(_all_examples(Path(sysconfig.get_path("stdlib"))))
+    return sorted(examples, key=lambda example: hashlib.sha256(example["prompt"].encode()).digest())
 
 
 def _deduplicated(examples: Iterator[Example]) -> list[Example]:

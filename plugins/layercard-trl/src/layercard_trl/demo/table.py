@@ -39,7 +39,7 @@ def _row(name: str, run: TrainedRun, runs: Mapping[str, TrainedRun]) -> dict[str
 
 def comparison_table(runs: Mapping[str, TrainedRun], *, steps: int) -> Table:
     """Return the table for the console; losses are mean negative log-likelihood a token, in nats."""
-    before = next(run.loss_before for run in runs.values() if run.loss_before is not None)
+    before = runs[BASELINE].loss_before
     table = Table(title=f"Held-out loss {before:.3f} before training, {steps} steps")
     for heading in ("run", "layers adapted"):
         table.add_column(heading)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import torch
-from datasets import Dataset
 from peft import LoraConfig
-from transformers import BitsAndBytesConfig, TrainerCallback
+from transformers import BitsAndBytesConfig, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from layercard import place
@@ -40,41 +41,43 @@ class Recipe:
     steps: int
     batch_size: int
     qlora: bool
-    measure_budget: float
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What one training gave. Losses are mean NLL a token in nats; `loss_before` is None where it was not measured."""
+    """What one training gave. Losses are mean NLL a token in nats; `loss_before` is the base model's."""
 
-    loss_before: float | None
+    loss_before: float
     loss_after: float
     step_seconds: float
     trainable_parameters: int
     placed: PlacedRun | None
 
 
-def train(recipe: Recipe, output: Path, lora_layers: Any, *, measure_before: bool = False) -> TrainedRun:
+def train(recipe: Recipe, output: Path, lora_layers: Any) -> TrainedRun:
     """Train into the folder `output`; `lora_layers` as `layercard.place` takes it, None for every layer.
 
+    Both losses are taken after the training, the first with the adapters off: an evaluation before it would leave
+    bitsandbytes' 4-bit weights on a CPU packed for inference, through which no gradient flows.
     Raises what `layercard.place` raises.
     """
-    with _quiet_transformers():
-        trainer = _trainer(recipe, output, measure_before)
+    with _quiet_hosts():
+        trainer = _trainer(recipe, output)
         clock = StepClock()
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ProgressBar())
         trainer.add_callback(clock)
-        placed = None
-        if lora_layers is not None:
-            placed = place(trainer, lora_layers=lora_layers, measure_budget=recipe.measure_budget)
+        placed = None if lora_layers is None else place(trainer, lora_layers=lora_layers)
         trainer.train()
         trainer.save_model()
         after = trainer.evaluate()["eval_loss"]
-    first = next((entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry), None)
+        with trainer.model.disable_adapter():
+            before = trainer.evaluate()["eval_loss"]
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return TrainedRun(first if measure_before else None, after, clock.median(), trainable, placed)
+    return TrainedRun(before, after, clock.median(), trainable, placed)
 
 
-def _trainer(recipe: Recipe, output: Path, measure_before: bool) -> SFTTrainer:
+def _trainer(recipe: Recipe, output: Path) -> SFTTrainer:
     arguments = SFTConfig(
         output_dir=str(output),
         use_cpu=not torch.cuda.is_available(),
@@ -85,7 +88,6 @@ def _trainer(recipe: Recipe, output: Path, measure_before: bool) -> SFTTrainer:
         max_steps=recipe.steps,
         learning_rate=LEARNING_RATE,
         warmup_steps=0.1,
-        eval_on_start=measure_before,
         prediction_loss_only=True,
         logging_strategy="no",
         save_strategy="no",
@@ -94,8 +96,8 @@ def _trainer(recipe: Recipe, output: Path, measure_before: bool) -> SFTTrainer:
     return SFTTrainer(
         str(recipe.model),
         args=arguments,
-        train_dataset=Dataset.from_list(list(recipe.train)),
-        eval_dataset=Dataset.from_list(list(recipe.heldout)),
+        train_dataset=datasets.Dataset.from_list(list(recipe.train)),
+        eval_dataset=datasets.Dataset.from_list(list(recipe.heldout)),
         quantization_config=_nf4() if recipe.qlora else None,
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
@@ -130,14 +132,26 @@ class StepClock(TrainerCallback):
         return statistics.median(self.seconds[1:] or self.seconds)
 
 
+class ProgressBar(ProgressCallback):
+    """The trainer's progress bar without its log lines: the demo's table says what counts."""
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say nothing."""
+
+
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep the hosts' advice about settings that the demo chose on purpose off the console."""
+def _quiet_hosts() -> Iterator[None]:
+    """Keep bars of data preparation, and the hosts' advice about what the demo chose on purpose, off the console."""
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
+    verbosity, bars_shown = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
+    datasets.disable_progress_bars()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(verbosity)
+        if bars_shown:
+            datasets.enable_progress_bars()
