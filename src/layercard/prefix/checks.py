@@ -21,6 +21,12 @@ def precision(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
 
 
+def one_token(backbone: Any) -> dict[str, Tensor]:
+    """Return the shortest call of the backbone."""
+    device = backbone.get_input_embeddings().weight.device
+    return {"input_ids": torch.zeros(1, 1, dtype=torch.long, device=device)}
+
+
 def only_rotary(backbone: nn.Module, stack: LayerStack) -> bool:
     """Whether the model knows positions by rotary embeddings alone, so that only their differences matter."""
     inside = {id(module) for layer in stack.layers for module in layer.modules()}
