@@ -8,6 +8,7 @@ the same number of steps, for a host's loss may talk to other ranks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -33,11 +34,42 @@ if TYPE_CHECKING:
 BATCHES = 8
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = 20
-FEWEST_STEPS = 2 * (1 + FEWEST_ROUNDS)
-"""Steps of the shortest measurement of two variants, each as long as a placed one: warm-up and rounds."""
 WITHOUT = "placed without checkpointing"
-STEPS_TO_SPLIT = 3 * FEWEST_STEPS
-"""Planned steps that the budget must hold before the saving is split by a third variant."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What timing may cost: a share (`budget`) of the planned micro-batches (`steps`), counted in placed steps.
+
+    `speedup` is the predicted one: an all-layer step costs that many placed steps.
+    """
+
+    steps: int
+    budget: float
+    speedup: float
+
+    @property
+    def placed_steps(self) -> float:
+        """How many placed steps the budget is worth."""
+        return self.steps * self.budget
+
+    def holds(self, *, split: bool) -> bool:
+        """Whether warm-up and the fewest rounds of two variants fit, or of three, the third no dearer than the first."""
+        return self.placed_steps >= self._least(split)
+
+    def too_short(self) -> str | None:
+        """Return why the run cannot pay for timing, or None."""
+        if self.holds(split=False):
+            return None
+        least = self._least(False)
+        needed = f"; {math.ceil(least / self.budget)} planned steps can" if self.budget else ""
+        return (
+            f"The run is too short: {self.budget:.1%} of its {self.steps} planned steps cannot pay for timing, which takes "
+            f"about as long as {math.ceil(least)} placed steps{needed}. Raise `measure_budget` to measure all the same."
+        )
+
+    def _least(self, split: bool) -> float:
+        return (1 + FEWEST_ROUNDS) * (1 + (2 if split else 1) * self.speedup)
 
 
 @dataclass(frozen=True)
@@ -51,31 +83,20 @@ class Measurement:
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
-def too_short(steps: int, budget: float) -> str | None:
-    """Return why a run of `steps` micro-batches cannot pay for timing, or None; `budget` is a share of the run."""
-    if steps * budget >= FEWEST_STEPS:
-        return None
-    needed = "no run is long enough" if budget == 0 else f"that takes {FEWEST_STEPS / budget:.0f} planned steps"
-    return (
-        f"The run is too short: timing may cost {budget:.1%} of {steps} planned steps and needs at least "
-        f"{FEWEST_STEPS} steps; {needed}. Raise `measure_budget` to measure all the same."
-    )
-
-
-def measure(host: Host, narrowing: Narrowing, entries: EntryChoice, *, steps: int, budget: float) -> Measurement:
-    """Measure the variants; `steps` is the number of planned micro-batches, `budget` the share of them to spend."""
+def measure(host: Host, narrowing: Narrowing, entries: EntryChoice, allowance: Allowance) -> Measurement:
+    """Measure the variants within `allowance`, and leave model, trainer and random state as they were."""
     batches = host.step_batches(BATCHES)
     with ExitStack() as undo:
         undo.enter_context(host.preserved())
         undo.enter_context(untouched(host.model))
-        return _Run(host, batches, steps * budget).measure(narrowing, entries)
+        return _Run(host, batches, allowance).measure(narrowing, entries)
 
 
 class _Run:
-    """One measurement on a model that its caller keeps untouched; `allowed` is in placed steps."""
+    """One measurement on a model that its caller keeps untouched."""
 
-    def __init__(self, host: Host, batches: list[Any], allowed: float) -> None:
-        self._host, self._allowed, self._largest = host, allowed, largest(batches)
+    def __init__(self, host: Host, batches: list[Any], allowance: Allowance) -> None:
+        self._host, self._allowance, self._largest = host, allowance, largest(batches)
         self._step = stepper(host, batches)
         self._began = time.perf_counter()
         self._peaks: dict[str, int | None] = {}
@@ -85,8 +106,7 @@ class _Run:
         """Warm every variant up and time them; an out-of-memory baseline ends it."""
         self._warm_up(Variant(BASELINE, narrowing.all_layers, self._step))
         entry = self._chosen(entries)
-        split = self._allowed >= STEPS_TO_SPLIT
-        variants = make_variants(narrowing, entry, self._step, split=split)
+        variants = make_variants(narrowing, entry, self._step, split=self._allowance.holds(split=True))
         for variant in variants[1:]:
             self._warm_up(variant)
         if self._peaks[BASELINE] is None:
@@ -102,8 +122,8 @@ class _Run:
             rounds = self._rounds_left(first)
         if 1 + rounds < FEWEST_ROUNDS:
             return self._without_times(
-                f"The run is too short: timing may take as long as {self._allowed:.0f} placed steps, which holds "
-                f"{1 + rounds} rounds; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
+                f"The run is too short: timing may take as long as {self._allowance.placed_steps:.0f} placed steps, which "
+                f"holds {1 + rounds} rounds; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
             )
         return self._result(joined(first, alternate(variants, rounds=rounds, first=1)))
 
@@ -137,7 +157,7 @@ class _Run:
         """How many more rounds the budget holds, the same on every rank."""
         spent = time.perf_counter() - self._began
         a_round = sum(values[0] for values in first.seconds.values())
-        left = (self._allowed * first.seconds[PLACED][0] - spent) / a_round
+        left = (self._allowance.placed_steps * first.seconds[PLACED][0] - spent) / a_round
         return max(0, min(MOST_ROUNDS - 1, *gathered(int(left))))
 
     def _without_times(self, reason: str) -> Measurement:

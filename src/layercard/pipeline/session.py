@@ -18,12 +18,13 @@ from transformers import TrainerCallback
 
 from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
 from layercard.anatomy.verify import verify_placement
+from layercard.cost.predict import predict_step
 from layercard.cost.speedup import SpeedupReport, StepCost
 from layercard.cost.untouched import trainable_parameters
 from layercard.errors import HostError
 from layercard.pipeline.checkpoints import LoadedAdapters
 from layercard.pipeline.entry_choice import EntryChoice
-from layercard.pipeline.measuring import Measurement, measure, too_short
+from layercard.pipeline.measuring import Allowance, Measurement, measure
 from layercard.pipeline.ranks import check_ranks_agree
 from layercard.pipeline.reporting import RunFacts, make_report
 from layercard.pipeline.variants import why_not_timed
@@ -190,15 +191,27 @@ class _InsideTraining(TrainerCallback):
 def _measurement(run: PlacedRun, entries: EntryChoice, steps: int) -> Measurement:
     """Measure, or say why not; trainable parameters are counted in any case."""
     settings, trainer = run.settings, run.host.trainer
+    allowance = Allowance(steps, settings.measure_budget, _predicted_speedup(run, entries))
     if not settings.measure:
         reason: str | None = "`measure` is off."
     elif run.placement.is_all:
         reason = "Every layer is adapted, so placed and all-layer steps are the same."
     else:
-        reason = why_not_timed(trainer) or too_short(steps, settings.measure_budget)
+        reason = why_not_timed(trainer) or allowance.too_short()
     if reason is None:
-        return measure(run.host, run.narrowing, entries, steps=steps, budget=settings.measure_budget)
+        return measure(run.host, run.narrowing, entries, allowance)
     placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
     with run.narrowing.all_layers():
         baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))
     return Measurement(baseline, placed, unavailable={"step_speedup": reason})
+
+
+def _predicted_speedup(run: PlacedRun, entries: EntryChoice) -> float:
+    predicted = predict_step(
+        run.placement.num_layers,
+        run.layers,
+        checkpointing=run.host.trainer.args.gradient_checkpointing,
+        gradient_entry=entries.obstacle is None,
+        recompute_above_entry=run.settings.checkpointing_above_entry == "keep",
+    )
+    return predicted.speedup

@@ -1,0 +1,119 @@
+"""How much timing may cost, and how its outcome becomes a report."""
+
+import pytest
+
+from adapted import adapted
+from layercard.anatomy.layers import find_layers
+from layercard.cost.speedup import StepCost
+from layercard.cost.timing import Ratio
+from layercard.pipeline.entry_choice import EntryChoice
+from layercard.pipeline.measuring import Allowance, Measurement
+from layercard.pipeline.reporting import RunFacts, make_report
+from layercard.pipeline.variants import why_not_timed
+from layercard.placement.placement import LayerPlacement
+from layercard.settings import PlacementSettings
+
+PLACEMENT = LayerPlacement((2, 3), 4, "last", None, "given")
+
+
+def test_the_allowance_grows_with_the_run_and_shrinks_with_the_cost_of_the_baseline():
+    held = [Allowance(steps, 0.02, 1.5).holds(split=False) for steps in (0, 100, 499, 500, 10_000)]
+    assert held == [False, False, False, True, True]
+    assert not Allowance(500, 0.02, 3.0).holds(split=False)
+    assert Allowance(10_000, 0.02, 3.0).holds(split=True)
+    assert Allowance(500, 0.02, 1.5).too_short() is None
+
+
+@pytest.mark.parametrize("steps", [1, 37, 400])
+def test_the_message_names_a_length_that_is_enough(steps):
+    reason = Allowance(steps, 0.02, 1.7).too_short()
+    enough = int(reason.split("; ")[1].split(" ")[0])
+    assert Allowance(enough, 0.02, 1.7).too_short() is None
+    assert Allowance(enough - 1, 0.02, 1.7).too_short() is not None
+
+
+def test_without_a_budget_nothing_is_promised():
+    assert "; " not in Allowance(10**6, 0.0, 2.0).too_short()
+
+
+def _facts(**changes):
+    measured = Measurement(
+        baseline=StepCost(2.0, 10, 4, 0.1), placed=StepCost(1.0, 5, 2, 0.1), ratio=Ratio(2.0, 1.9, 2.1, 0.96, 8)
+    )
+    values = {
+        "placement": PLACEMENT,
+        "measurement": measured,
+        "device": adapted("llama").device,
+        "planned_steps": 100,
+        "steps_each": 4,
+        "probe_seconds": 10.0,
+        "overhead_seconds": 30.0,
+        "gradient_entry": {"layer": 2, "moved": True},
+    }
+    return RunFacts(**(values | changes))
+
+
+def test_end_to_end_counts_probe_and_overhead_over_all_micro_batches():
+    report = make_report(_facts())
+    assert report.end_to_end_speedup == pytest.approx(800 / (400 + 40))
+    assert report.break_even_steps == 10
+    assert report.step_speedup == 2.0
+    assert report.unexplained() == []
+
+
+def test_a_placed_step_that_is_not_faster_never_breaks_even():
+    slow = Measurement(baseline=StepCost(1.0), placed=StepCost(1.0), ratio=Ratio(1.0, 0.9, 1.1, 0.96, 8))
+    report = make_report(_facts(measurement=slow))
+    assert report.break_even_steps is None
+    assert "not faster" in report.unavailable["break_even_steps"]
+
+
+def test_what_ran_is_observed_without_the_first_step():
+    assert make_report(_facts(observed=[1.0, 3.0])).observed_step_seconds == 2.0
+    assert "observed_step_seconds" in make_report(_facts()).unavailable
+
+
+def test_the_versions_of_what_ran_are_kept():
+    assert {"torch", "peft", "transformers", "layercard"} <= make_report(_facts()).versions.keys()
+
+
+def _choice(**settings):
+    model = adapted("llama", layers_to_transform=[2, 3])
+    return EntryChoice(model, find_layers(model), PLACEMENT, PlacementSettings.from_user([2, 3], **settings), None)
+
+
+@pytest.mark.parametrize(
+    ("peaks", "above"),
+    [([(5, 10)], "off"), ([(11, 10)], "keep"), ([(None, 10)], "keep"), ([(5, 10), (11, 10)], "keep")],
+)
+def test_auto_checkpoints_unless_every_rank_stays_under_all_layer_lora(peaks, above):
+    choice = _choice(checkpointing_above_entry="auto")
+    assert choice.undecided
+    choice.decide(peaks)
+    assert not choice.undecided
+    assert choice.to_dict()["checkpointing_above"] == above
+
+
+def test_an_entry_that_is_switched_off_says_so():
+    choice = _choice(gradient_entry=False)
+    assert choice.entry is None
+    assert choice.to_dict() == {"layer": 2, "moved": False, "obstacle": "`gradient_entry` is off."}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"torch_compile": True}, "torch.compile"),
+        ({"optim": "galore_adamw_layerwise"}, "updates weights during backward"),
+        ({"optim": "lomo"}, "updates weights during backward"),
+    ],
+)
+def test_trainers_whose_steps_cannot_be_tried_out_are_named(tmp_path, changes, reason):
+    from trainers import make_trainer
+
+    trainer = make_trainer(tmp_path)
+    for name, value in changes.items():
+        setattr(trainer.args, name, value)
+    found = why_not_timed(trainer)
+    assert found is None if reason is None else reason in found
