@@ -158,6 +158,14 @@ def test_without_the_gradient_entry_every_layer_runs_backward_and_the_report_say
     assert run.report.unavailable["saving.backward"] == "`gradient_entry` is off."
 
 
+def test_without_the_gradient_entry_all_that_is_saved_is_the_adapters(tmp_path):
+    trainer = long_trainer(tmp_path, stop_after=1)
+    run = placed(trainer, LAYERS, gradient_entry=False, measure_budget=0.5)
+    train(trainer)
+    assert run.report.saving.adapters == pytest.approx(1 - 1 / run.report.step_speedup)
+    assert run.report.unavailable["saving.backward"] == "`gradient_entry` is off."
+
+
 def test_layers_below_the_entry_that_run_backward_are_warned_of_with_their_cause(tmp_path, caplog):
     trainer = make_trainer(tmp_path, max_steps=1)
     run = placed(trainer, LAYERS)
