@@ -39,8 +39,11 @@ def flags(model_folder: Path, data_folder: Path, tmp_path: Path) -> list[str]:
     return [*pairs, "--use_cpu", "--use_peft", "--lora_target_modules", "all-linear"]
 
 
-def hand_written(arguments: list[str], output: Path) -> None:
-    """Train with PEFT's own `layers_to_transform`, from the adapter values that all-layer LoRA starts with."""
+def hand_written(arguments: list[str], output: Path) -> list[dict[str, float]]:
+    """Train with PEFT's own `layers_to_transform`, from the adapter values that all-layer LoRA starts with.
+
+    Returns what the trainer logged.
+    """
     from datasets import load_dataset
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from trl import SFTTrainer, get_peft_config, get_quantization_config
@@ -66,6 +69,7 @@ def hand_written(arguments: list[str], output: Path) -> None:
     set_peft_model_state_dict(placed.model, wanted)
     placed.train()
     placed.save_model()
+    return placed.state.log_history
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,6 +85,16 @@ def test_trains_what_layers_to_transform_trains(flags, tmp_path, kind):
         torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-7, msg=lambda text, n=name: f"{n}: {text}")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["layers_to_transform"] == LAYERS
+
+
+def test_logs_and_counters_are_those_of_a_run_without_layercard(flags, tmp_path):
+    arguments = [*flags, "--max_steps", "20", "--logging_steps", "5"]
+    placed = run([*arguments, "--lora_layers", "1,3", "--lora_layers_measure_budget", "0.5"])
+    assert placed.report.step_speedup is not None or "step_speedup" in placed.report.unavailable
+    ours, theirs = placed.host.trainer.state.log_history, hand_written(arguments, tmp_path / "hand")
+    assert len(ours) == len(theirs) == 5
+    for mine, other in zip(ours[:-1], theirs[:-1], strict=True):  # the last says how long it took
+        assert mine == pytest.approx(other, rel=1e-5)
 
 
 def test_auto_measures_and_reports(flags, tmp_path):

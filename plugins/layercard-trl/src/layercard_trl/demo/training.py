@@ -92,6 +92,7 @@ def _trainer(recipe: Recipe, output: Path) -> SFTTrainer:
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
+        disable_tqdm=False,  # off by default where advice is kept quiet
     )
     return SFTTrainer(
         str(recipe.model),
