@@ -87,7 +87,8 @@ class PrefixCache:
         with ExitStack() as undo:
             self._store = self._open_store(undo)
             self._switch = undo.enter_context(PrefixSwitch(self._backbone, self._stack, self._entry))
-            self._switch.compute(checks.one_token(self._backbone))  # learns what the prefix layers return
+            with checks.training_mode(self._backbone):  # bitsandbytes repacks 4-bit weights in evaluation
+                self._switch.compute(checks.one_token(self._backbone))  # learns what the prefix layers return
             before = self._backbone.register_forward_pre_hook(self._before, with_kwargs=True)
             undo.callback(before.remove)
             undo.callback(self._backbone.register_forward_hook(self._after, always_call=True).remove)

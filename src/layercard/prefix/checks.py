@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,6 +27,18 @@ def one_token(backbone: Any) -> dict[str, Tensor]:
     """Return the shortest call of the backbone."""
     device = backbone.get_input_embeddings().weight.device
     return {"input_ids": torch.zeros(1, 1, dtype=torch.long, device=device)}
+
+
+@contextmanager
+def training_mode(backbone: nn.Module) -> Iterator[None]:
+    """Run the block in training mode; every module's own mode is put back."""
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def only_rotary(backbone: nn.Module, stack: LayerStack) -> bool:
@@ -71,10 +85,23 @@ def difference_both_ways(
 def _last_hidden(backbone: nn.Module, switch: PrefixSwitch, call: dict[str, Any], hidden: Tensor | None) -> Tensor:
     """Run the whole backbone; dropout above the entry draws the same numbers each time, and none from outside."""
     devices = [hidden.device] if hidden is not None and hidden.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices), switch.giving(hidden):
+    with torch.no_grad(), torch.random.fork_rng(devices), switch.giving(hidden), _without_checkpointing(backbone):
         torch.manual_seed(0)
         last: Tensor = backbone(**call)[0]
     return last
+
+
+@contextmanager
+def _without_checkpointing(backbone: nn.Module) -> Iterator[None]:
+    """There is no backward; reentrant checkpointing would complain."""
+    flagged: list[Any] = [m for m in backbone.modules() if vars(m).get("gradient_checkpointing")]
+    for module in flagged:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in flagged:
+            module.gradient_checkpointing = True
 
 
 def _difference(found: list[Tensor], expected: list[Tensor]) -> float:
