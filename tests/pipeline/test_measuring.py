@@ -49,6 +49,8 @@ def _facts(**changes):
         "probe_seconds": 10.0,
         "overhead_seconds": 30.0,
         "gradient_entry": {"layer": 2, "moved": True},
+        "prefix_cache": {"on": False, "obstacle": "`prefix_cache` is off."},
+        "first_epoch_steps": 25,
     }
     return RunFacts(**(values | changes))
 
@@ -59,6 +61,15 @@ def test_end_to_end_counts_probe_and_overhead_over_all_micro_batches():
     assert report.break_even_steps == 10
     assert report.step_speedup == 2.0
     assert report.unexplained() == []
+
+
+def test_end_to_end_counts_cached_steps_from_the_second_epoch():
+    measured = Measurement(
+        baseline=StepCost(2.0), placed=StepCost(1.0), ratio=Ratio(2.0, 1.9, 2.1, 0.96, 8), cached=Ratio(4.0, 3, 5, 0.96, 8)
+    )
+    report = make_report(_facts(measurement=measured, prefix_cache={"on": True}))
+    assert report.end_to_end_speedup == pytest.approx(800 / (25 * 4 + 75 * 2 + 40))
+    assert report.prefix_cache == {"on": True, "step_speedup": 4.0, "interval": [3, 5]}
 
 
 def test_a_placed_step_that_is_not_faster_never_breaks_even():

@@ -69,6 +69,8 @@ class SpeedupReport:
     backward_layers: tuple[int, ...] | None = None
     """Layers that ran backward in the first real step."""
     gradient_entry: Mapping[str, Any] = field(default_factory=dict)
+    prefix_cache: Mapping[str, Any] = field(default_factory=dict)
+    """Whether the prefix was cached, why not, what it held, and the measured speedup of a cached step."""
     saving: Saving = field(default_factory=Saving)
     memory_method: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +23,31 @@ from layercard.cost.speedup import Saving, StepCost
 from layercard.cost.timing import Ratio, Timings, Variant, alternate, joined
 from layercard.cost.untouched import clear_gradients, trainable_parameters, untouched
 from layercard.pipeline.ranks import gathered
-from layercard.pipeline.variants import ADAPTERS, BASELINE, PLACED, entering, largest, make_variants, stepper
+from layercard.pipeline.variants import (
+    ADAPTERS,
+    BASELINE,
+    CACHED,
+    PLACED,
+    cached_variant,
+    entering,
+    largest,
+    make_variants,
+    stepper,
+)
 
 if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
     from layercard.pipeline.entry_choice import EntryChoice
+    from layercard.pipeline.prefix_choice import PrefixChoice
 
 BATCHES = 8
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = 20
 WITHOUT = "placed without checkpointing"
+STEPS_TO_FILL = 2 * BATCHES
+"""Placed steps that the budget must hold beside, before a cached variant is timed: its batches are cached first."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +66,12 @@ class Allowance:
         """How many placed steps the budget is worth."""
         return self.steps * self.budget
 
-    def holds(self, *, split: bool) -> bool:
-        """Whether warm-up and the fewest rounds of two variants fit, or of three, the third no dearer than the first."""
-        return self.placed_steps >= self._least(split)
+    def holds(self, *, split: bool, beside: int = 0) -> bool:
+        """Whether warm-up and the fewest rounds of two variants fit, or of three, the third no dearer than the first.
+
+        `beside` are placed steps that have to fit too.
+        """
+        return self.placed_steps >= self._least(split) + beside
 
     def too_short(self) -> str | None:
         """Return why the run cannot pay for timing, or None."""
@@ -79,17 +95,21 @@ class Measurement:
     baseline: StepCost = field(default_factory=StepCost)
     placed: StepCost = field(default_factory=StepCost)
     ratio: Ratio | None = None
+    cached: Ratio | None = None
+    """Baseline over a placed step whose prefix is cached."""
     saving: Saving = field(default_factory=Saving)
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
-def measure(host: Host, narrowing: Narrowing, entries: EntryChoice, allowance: Allowance) -> Measurement:
+def measure(
+    host: Host, narrowing: Narrowing, entries: EntryChoice, prefix: PrefixChoice, allowance: Allowance
+) -> Measurement:
     """Measure the variants within `allowance`, and leave model, trainer and random state as they were."""
     batches = host.step_batches(BATCHES)
     with ExitStack() as undo:
         undo.enter_context(host.preserved())
         undo.enter_context(untouched(host.model))
-        return _Run(host, batches, allowance).measure(narrowing, entries)
+        return _Run(host, batches, allowance).measure(narrowing, entries, prefix)
 
 
 class _Run:
@@ -97,13 +117,14 @@ class _Run:
 
     def __init__(self, host: Host, batches: list[Any], allowance: Allowance) -> None:
         self._host, self._allowance, self._largest = host, allowance, largest(batches)
+        self._batches = len(batches)
         self._step = stepper(host, batches)
         self._began = time.perf_counter()
         self._peaks: dict[str, int | None] = {}
         self._trainable: dict[str, int] = {}
         self._moved = False
 
-    def measure(self, narrowing: Narrowing, entries: EntryChoice) -> Measurement:
+    def measure(self, narrowing: Narrowing, entries: EntryChoice, prefix: PrefixChoice) -> Measurement:
         """Warm every variant up and time them; an out-of-memory baseline ends it."""
         self._warm_up(Variant(BASELINE, narrowing.all_layers, self._step))
         entry = self._chosen(entries)
@@ -111,6 +132,9 @@ class _Run:
         variants = make_variants(narrowing, entry, self._step, split=self._allowance.holds(split=True))
         for variant in variants[1:]:
             self._warm_up(variant)
+        if entry is not None and prefix.cache is not None and self._allowance.holds(split=True, beside=STEPS_TO_FILL):
+            variants.append(cached_variant(entry, prefix, self._step))
+            self._fill(variants[-1])
         if self._peaks[BASELINE] is None:
             return self._without_times("All-layer LoRA ran out of memory in a step of this batch size.")
         return self._timed(variants)
@@ -119,7 +143,7 @@ class _Run:
         first = alternate(variants, rounds=1)
         rounds = self._rounds_left(first)
         if 1 + rounds < FEWEST_ROUNDS and len(variants) > 2:  # the split is a luxury
-            variants = [variant for variant in variants if variant.name != ADAPTERS]
+            variants = [variant for variant in variants if variant.name in (BASELINE, PLACED)]
             first = first.only([variant.name for variant in variants])
             rounds = self._rounds_left(first)
         if 1 + rounds < FEWEST_ROUNDS:
@@ -128,6 +152,12 @@ class _Run:
                 f"holds {1 + rounds} rounds; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
             )
         return self._result(joined(first, alternate(variants, rounds=rounds, first=1)))
+
+    def _fill(self, variant: Variant) -> None:
+        """Put every batch into the cache, and run one that is in it, which compares both ways."""
+        with variant.entered():
+            for batch in (*range(self._batches), 0):
+                variant.step(batch)
 
     def _chosen(self, entries: EntryChoice) -> GradientEntry | None:
         """Decide about checkpointing above the entry: for `auto` by the peak of a step without it."""
@@ -171,10 +201,14 @@ class _Run:
     def _result(self, timings: Timings) -> Measurement:
         ratio = timings.ratio(BASELINE, PLACED)
         saving, unavailable = self._saving(timings)
+        if CACHED in timings.seconds:
+            left = 1.0 / ratio.value - 1.0 / timings.ratio(BASELINE, CACHED).value
+            saving = replace(saving, prefix_cache=left)
         return Measurement(
             baseline=self._cost(BASELINE, timings),
             placed=self._cost(PLACED, timings),
             ratio=ratio,
+            cached=timings.ratio(BASELINE, CACHED) if CACHED in timings.seconds else None,
             saving=saving,
             unavailable=unavailable,
         )

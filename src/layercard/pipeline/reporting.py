@@ -32,6 +32,9 @@ class RunFacts:
     probe_seconds: float
     overhead_seconds: float
     gradient_entry: dict[str, Any]
+    prefix_cache: dict[str, Any]
+    first_epoch_steps: int
+    """Planned steps before the prefix of every example is cached."""
     backward_layers: tuple[int, ...] | None = None
     observed: list[float] = field(default_factory=list)
     """Seconds of the optimizer steps run so far, the first left out."""
@@ -59,6 +62,7 @@ def make_report(facts: RunFacts) -> SpeedupReport:
         planned_steps=facts.planned_steps,
         backward_layers=facts.backward_layers,
         gradient_entry=facts.gradient_entry,
+        prefix_cache=_prefix_cache(facts),
         saving=measured.saving,
         memory_method=memory_method(facts.device) if measured.placed.peak_bytes is not None else None,
         versions=_versions(),
@@ -76,7 +80,7 @@ def _reasons(facts: RunFacts) -> dict[str, str]:
         "": rest,
         "observed_step_seconds": "Fewer than two optimizer steps have been run.",
         "backward_layers": "No optimizer step has been run.",
-        "saving.prefix_cache": "The prefix cache is not in use.",
+        "saving.prefix_cache": facts.prefix_cache.get("obstacle") or "The run is too short to time cached steps apart.",
     }
     if measured.ratio is not None:
         reasons["break_even_steps"] = "A placed step was not faster than an all-layer step."
@@ -101,8 +105,18 @@ def _end_to_end(facts: RunFacts) -> float | None:
     seconds = _step_seconds(facts)
     if seconds is None:
         return None
-    baseline, placed = (facts.planned_steps * each for each in seconds)
-    return baseline / (placed + _spent(facts))
+    baseline, placed = seconds
+    cached = baseline / facts.measurement.cached.value if facts.measurement.cached else placed
+    first = min(facts.first_epoch_steps, facts.planned_steps)
+    training = first * placed + (facts.planned_steps - first) * cached
+    return facts.planned_steps * baseline / (training + _spent(facts))
+
+
+def _prefix_cache(facts: RunFacts) -> dict[str, Any]:
+    """What the cache did, and how much faster its steps were measured to be."""
+    cached = facts.measurement.cached
+    measured = {"step_speedup": cached.value, "interval": [cached.low, cached.high]} if cached else {}
+    return facts.prefix_cache | measured
 
 
 def _break_even(facts: RunFacts) -> int | None:

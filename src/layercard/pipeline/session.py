@@ -10,6 +10,7 @@ the same, and the next `train()` or `close()` undoes it; report.json stays parti
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from layercard.errors import HostError
 from layercard.pipeline.checkpoints import LoadedAdapters
 from layercard.pipeline.entry_choice import EntryChoice
 from layercard.pipeline.measuring import Allowance, Measurement, measure
+from layercard.pipeline.prefix_choice import PrefixChoice
 from layercard.pipeline.ranks import check_ranks_agree
 from layercard.pipeline.reporting import RunFacts, make_report
 from layercard.pipeline.variants import why_not_timed
@@ -112,6 +114,7 @@ class _InsideTraining(TrainerCallback):
         self._loaded = LoadedAdapters(run.host.model, run.stack)
         self._watch = BackwardWatch(run.host.model, run.stack)
         self._facts: RunFacts | None = None
+        self._prefix: PrefixChoice | None = None
         self._step_began = 0.0
         self._steps_run = 0
 
@@ -129,8 +132,14 @@ class _InsideTraining(TrainerCallback):
             self._loaded.check(run.host, state.global_step)
         check_ranks_agree(run.placement)
         entries = EntryChoice(run.host.model, run.stack, run.placement, run.settings, args)
+        prefix = PrefixChoice(run.host, run.stack, run.placement, run.settings, entry_obstacle=entries.obstacle)
         planned = state.max_steps - state.global_step
-        measurement = _measurement(run, entries, planned * args.gradient_accumulation_steps)
+        with ExitStack() as undo:
+            undo.enter_context(prefix)
+            measurement = _measurement(run, entries, prefix, planned * args.gradient_accumulation_steps)
+            self._enter(undo, entries, prefix)
+            self._undo = undo.pop_all()
+        self._prefix = prefix
         self._facts = RunFacts(
             placement=run.placement,
             measurement=measurement,
@@ -140,18 +149,18 @@ class _InsideTraining(TrainerCallback):
             probe_seconds=run.probe_seconds,
             overhead_seconds=time.perf_counter() - began,
             gradient_entry=entries.to_dict(),
+            prefix_cache=prefix.to_dict(),
+            first_epoch_steps=math.ceil(state.max_steps / max(1, state.num_train_epochs)),
         )
         self._steps_run = 0
-        self._enter(entries)
         run.publish(make_report(self._facts))
 
-    def _enter(self, entries: EntryChoice) -> None:
+    def _enter(self, undo: ExitStack, entries: EntryChoice, prefix: PrefixChoice) -> None:
         """Put in force what holds while the run trains; whatever else is to hold from the entry down joins here."""
-        with ExitStack() as undo:
-            if entries.entry is not None:
-                undo.enter_context(entries.entry)
-            undo.enter_context(self._watch)
-            self._undo = undo.pop_all()
+        if entries.entry is not None:
+            undo.enter_context(entries.entry)
+        undo.enter_context(prefix.running())
+        undo.enter_context(self._watch)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note when an optimizer step begins."""
@@ -179,6 +188,8 @@ class _InsideTraining(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Undo what was in force, write the final report, and show it on the first rank."""
+        if self._facts is not None and self._prefix is not None:
+            self._facts.prefix_cache = self._prefix.to_dict()
         self.leave()
         if self._facts is None:
             return
@@ -188,7 +199,7 @@ class _InsideTraining(TrainerCallback):
             show(self._run.report)
 
 
-def _measurement(run: PlacedRun, entries: EntryChoice, steps: int) -> Measurement:
+def _measurement(run: PlacedRun, entries: EntryChoice, prefix: PrefixChoice, steps: int) -> Measurement:
     """Measure, or say why not; trainable parameters are counted in any case."""
     settings, trainer = run.settings, run.host.trainer
     allowance = Allowance(steps, settings.measure_budget, _predicted_speedup(run, entries))
@@ -199,7 +210,7 @@ def _measurement(run: PlacedRun, entries: EntryChoice, steps: int) -> Measuremen
     else:
         reason = why_not_timed(trainer) or allowance.too_short()
     if reason is None:
-        return measure(run.host, run.narrowing, entries, allowance)
+        return measure(run.host, run.narrowing, entries, prefix, allowance)
     placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
     with run.narrowing.all_layers():
         baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))

@@ -41,6 +41,9 @@ def caption(report: SpeedupReport) -> str:
         lines.append(f"Speedup of a step: {low:.2f}x to {high:.2f}x ({coverage}, {report.pairs} pairs).")
     if report.end_to_end_speedup is not None:
         lines.append(f"End to end: {report.end_to_end_speedup:.2f}x over {report.planned_steps} planned steps.")
+    if "step_speedup" in report.prefix_cache:
+        speedup = report.prefix_cache["step_speedup"]
+        lines.append(f"Speedup of a step whose examples were seen before, their prefix cached: {speedup:.2f}x.")
     if report.break_even_steps is not None:
         lines.append(f"Probe and overhead are earned back after {report.break_even_steps} steps.")
     if report.observed_step_seconds is not None:
