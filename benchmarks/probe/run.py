@@ -152,7 +152,11 @@ def main() -> None:
     args = arguments(__doc__ or "").parse_args()
     torch.set_num_threads(args.threads)
     rounds = 2 if args.quick else 6
-    report("probe", args, [measure(shape, rounds) for shape in (QUICK if args.quick else SHAPES)])
+    rows = []
+    for shape in QUICK if args.quick else SHAPES:
+        rows.append(measure(shape, rounds))
+        sys.stderr.write(f"{rows[-1]}\n")
+    report("probe", args, rows)
 
 
 if __name__ == "__main__":
