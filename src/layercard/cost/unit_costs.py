@@ -1,0 +1,183 @@
+"""Measures the unit costs that predictions are made of, on one layer and the head of the model itself.
+
+The layer runs on the very arguments that the model calls it with, bare and with adapters on its target modules; the
+head and the loss run from the last layer's output up. Timing does not depend on the weights' values, so a model of two
+layers with random weights stands for a deep one. Knows nothing of placements.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layercard.anatomy.backward_watch import hidden_of, with_hidden
+from layercard.anatomy.layers import LayerStack
+from layercard.cost.predict import UnitCosts
+from layercard.cost.timing import synchronize
+from layercard.errors import ModelError
+
+ROUNDS = 5
+
+
+def measure_unit_costs(
+    model: nn.Module,
+    stack: LayerStack,
+    batch: Mapping[str, Any],
+    *,
+    target_modules: Sequence[str],
+    rank: int = 8,
+    rounds: int = ROUNDS,
+) -> UnitCosts:
+    """Return the costs of layer, adapters and head in forward passes of one bare layer.
+
+    Parameters: `model` without adapters, whose forward on `batch` returns a loss; `target_modules` the names, inside a
+    layer, of the modules that LoRA of `rank` adapts; `rounds` how often each is run, after one warm-up. Bare and adapted
+    runs alternate; a cost is the median, and an adapter's the difference of medians, at least 0.
+    Raises `ModelError` where the model cannot be run from a layer on. The model is left as it was.
+    """
+    with _quiet(model):
+        call = _call_of(model, stack.layers[-1], batch)
+        bare = copy.deepcopy(stack.layers[-1])
+        adapted = _adapted(copy.deepcopy(bare), target_modules, rank)
+        without, with_adapters = _Timed(_layer_forward(bare, call)), _Timed(_layer_forward(adapted, call))
+        head = _Timed(lambda: _head_forward(model, stack.layers[-1], batch))
+        for _ in range(1 + rounds):
+            for timed in (without, with_adapters, head):
+                timed.run()
+    return _units(without, with_adapters, head)
+
+
+@dataclass(frozen=True)
+class _Call:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class _Timed:
+    """Seconds of a forward and of its backward, run by run; the first is the warm-up."""
+
+    def __init__(self, forward: Callable[[], tuple[float, Tensor]]) -> None:
+        self._forward = forward
+        self._seconds: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        """Run forward, which clocks itself, and backward once."""
+        seconds, output = self._forward()
+        gradient = torch.ones_like(output)
+        begun = _now()
+        output.backward(gradient)
+        self._seconds.append((seconds, _now() - begun))
+
+    @property
+    def forward(self) -> float:
+        """Median seconds of the forward pass."""
+        return statistics.median(seconds for seconds, _ in self._seconds[1:])
+
+    @property
+    def backward(self) -> float:
+        """Median seconds of the backward pass."""
+        return statistics.median(seconds for _, seconds in self._seconds[1:])
+
+
+def _units(bare: _Timed, adapted: _Timed, head: _Timed) -> UnitCosts:
+    unit = bare.forward
+    return UnitCosts(
+        layer_forward=1.0,
+        layer_backward=bare.backward / unit,
+        adapter_forward=max(0.0, adapted.forward - bare.forward) / unit,
+        adapter_backward=max(0.0, adapted.backward - bare.backward) / unit,
+        head_forward=head.forward / unit,
+        head_backward=head.backward / unit,
+    )
+
+
+def _now() -> float:
+    synchronize()
+    return time.perf_counter()
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    """Freeze the model and keep no keys and values inside the block."""
+    config: Any = model.config
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    keeps = vars(config).get("use_cache")
+    model.requires_grad_(False)
+    if keeps is not None:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        if keeps is not None:
+            config.use_cache = keeps
+
+
+def _call_of(model: nn.Module, layer: nn.Module, batch: Mapping[str, Any]) -> _Call:
+    """What the model calls `layer` with."""
+    calls: list[_Call] = []
+    hook = layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append(_Call(args, kwargs)), with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model(**batch)
+    finally:
+        hook.remove()
+    if not calls or hidden_of(calls[0].args, calls[0].kwargs) is None:
+        raise ModelError(
+            f"{type(model).__name__} does not call its last layer with hidden states, so its cost cannot be measured alone. "
+            "Predictions keep their default costs."
+        )
+    return calls[0]
+
+
+def _adapted(layer: nn.Module, target_modules: Sequence[str], rank: int) -> nn.Module:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    layer.requires_grad_(False)
+    config = LoraConfig(r=rank, target_modules=list(target_modules))
+    adapted: nn.Module = inject_adapter_in_model(config, layer)
+    return adapted
+
+
+def _layer_forward(layer: nn.Module, call: _Call) -> Callable[[], tuple[float, Tensor]]:
+    def forward() -> tuple[float, Tensor]:
+        hidden = hidden_of(call.args, call.kwargs)
+        assert hidden is not None  # `_call_of` saw it
+        args, kwargs = with_hidden(call.args, call.kwargs, hidden.detach().requires_grad_())
+        begun = _now()
+        output = layer(*args, **kwargs)
+        return _now() - begun, _hidden_output(output)
+
+    return forward
+
+
+def _head_forward(model: nn.Module, last: nn.Module, batch: Mapping[str, Any]) -> tuple[float, Tensor]:
+    """Run the model, clocked from the moment its last layer is through, where the graph begins."""
+    began = 0.0
+
+    def begin(module: nn.Module, inputs: Any, output: Any) -> Any:
+        nonlocal began
+        hidden = _hidden_output(output).detach().requires_grad_()
+        began = _now()
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hook = last.register_forward_hook(begin)
+    try:
+        loss: Tensor = model(**batch).loss
+    finally:
+        hook.remove()
+    return _now() - began, loss
+
+
+def _hidden_output(output: Any) -> Tensor:
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
