@@ -170,11 +170,25 @@ def test_check_against_another_depth_says_so(run: Run, model: Path, tmp_path: Pa
     assert "made for 30 layers, and the model has 6" in ran.words
 
 
+def test_every_strategy_is_priced_with_and_without_the_cache(run: Run, model: Path, data: Path) -> None:
+    unprobed = run("plan", model, "--lora-layers", "last", "--num-layers", 2, "--json")
+    costs = {cost["strategy"]: cost for cost in unprobed.document["strategies"]}
+    assert {"planned", "first", "middle", "last", "uniform", "random"} <= set(costs)
+    assert "high" not in costs  # reads a score, and nothing was probed
+    assert costs["planned"]["layers"] == costs["last"]["layers"] == [4, 5]
+    assert costs["last"]["step_ratio"] < costs["middle"]["step_ratio"] < costs["first"]["step_ratio"]
+    for cost in costs.values():
+        assert cost["cached_step_ratio"] <= cost["step_ratio"]
+    assert "timed on 2 layers" in unprobed.document["costs"]
+    assert "prefix cached" in unprobed.words
+    probed = run("plan", model, "--dataset", data, "--strategy", "high", "--num-layers", 2, "--json")
+    assert {"high", "mid", "low", "cumulative"} <= {cost["strategy"] for cost in probed.document["strategies"]}
+
+
 def test_prediction_follows_the_settings_of_the_run(run: Run, model: Path) -> None:
     def speedup(*flags: str) -> float:
-        found: float = run("plan", model, "--lora-layers", "last", *flags, "--json").document["expected"][
-            "step_speedup"
-        ]
+        ran = run("plan", model, "--lora-layers", "last", "--no-time-costs", *flags, "--json")
+        found: float = ran.document["expected"]["step_speedup"]
         return found
 
     usual = speedup()

@@ -17,7 +17,6 @@ TARGETS = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
 def test_every_family_can_be_measured_and_is_left_as_it_was(family):
     model = tiny_model(family, num_layers=2)
     batch = collate(tiny_examples(4, encoder=family in ENCODERS))

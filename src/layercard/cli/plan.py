@@ -43,6 +43,12 @@ AS_WRITTEN = "-"
     show_default=True,
     help="Whether the training run will use it; changes the prediction alone.",
 )
+@click.option(
+    "--time-costs/--no-time-costs",
+    default=True,
+    show_default=True,
+    help="Time a layer, its adapters and the head for the prediction, or estimate them from parameters.",
+)
 @click.option("-o", "--output", "path", type=FILE, help="Write placement.json here.")
 @click.option(
     "--check",
@@ -56,6 +62,7 @@ AS_WRITTEN = "-"
 def plan(
     context: click.Context,
     checkpointing: bool,
+    time_costs: bool,
     path: Path | None,
     check: str | None,
     as_json: bool,
@@ -68,7 +75,8 @@ def plan(
     from layercard.cli.planning import make_plan
 
     output = Output(as_json=as_json)
-    made = make_plan(model, data, settings, target_modules(values), output, checkpointing=checkpointing)
+    run = {"checkpointing": checkpointing, "time_costs": time_costs}
+    made = make_plan(model, data, settings, target_modules(values), output, **run)
     made.show(output)
     if saved_path is not None and saved is not None:
         _check(context, output, made.document(), saved_path, saved, made.placement)

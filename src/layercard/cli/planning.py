@@ -7,16 +7,18 @@ from typing import Any
 
 import click
 import pluggy
-from transformers import PreTrainedModel
 
 from layercard import plugins
-from layercard.anatomy.layers import LayerStack, describe
+from layercard.anatomy.layers import describe
+from layercard.cli.costs import plan_costs
 from layercard.cli.examine import Examined, examine
 from layercard.cli.loading import skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
+from layercard.cli.strategy_table import StrategyCost, show_strategies, strategy_costs
+from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
-from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
+from layercard.cost.predict import StepPrediction, predict_step
 from layercard.pipeline.probing import locate_layers
 from layercard.placement.choose import check_depth, choose_placement, needed_score
 from layercard.placement.hints import learning_rate_hint
@@ -35,6 +37,9 @@ class Plan:
     expected: StepPrediction
     checkpointing: bool
     examined: Examined | None
+    strategies: list[StrategyCost]
+    costs: str
+    """How the costs behind the predictions were found."""
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard plan --json` prints."""
@@ -49,6 +54,8 @@ class Plan:
                 "quality": {"kind": "unknown", "reason": UNKNOWN_QUALITY},
                 "unavailable": {"peak_memory_ratio": UNKNOWN_MEMORY},
             },
+            "strategies": strategies_document(self.strategies),
+            "costs": self.costs,
             "scores": examined["scores"] if examined else {},
             "probe": examined["probe"] if examined else None,
         }
@@ -63,8 +70,9 @@ class Plan:
             checkpointing = "with" if self.checkpointing else "without"
             output.say(
                 f"Predicted step time: {self.expected.ratio:.2f} of all-layer LoRA's ({self.expected.speedup:.2f}x faster), "
-                f"{checkpointing} gradient checkpointing."
+                f"{checkpointing} gradient checkpointing; {self.costs}."
             )
+            show_strategies(output.console, self.strategies, chosen.num_layers)
             if "unproven" not in chosen.reason:
                 output.say(f"Quality: {UNKNOWN_QUALITY}.")
         if hint := learning_rate_hint(chosen):
@@ -79,6 +87,7 @@ def make_plan(
     output: Output,
     *,
     checkpointing: bool,
+    time_costs: bool = True,
 ) -> Plan:
     """Return the plan; weights and data are read only where the choice needs a score."""
     manager = plugins.manager()
@@ -93,15 +102,18 @@ def make_plan(
     placement = choose_placement(
         settings, len(stack), strategies=strategies, scores=examined.scores if examined else None
     )
+    units, costs = plan_costs(bare, stack, targets, timed=time_costs)
     expected = predict_step(
         len(stack),
         placement.layers,
         checkpointing=checkpointing,
         gradient_entry=settings.gradient_entry,
         recompute_above_entry=settings.checkpointing_above_entry != "off",
-        units=unit_costs(bare, stack),
+        units=units,
     )
-    return Plan(placement, expected, checkpointing, examined)
+    scores = examined.scores if examined else {}
+    table = strategy_costs(placement, settings, scores, manager, checkpointing=checkpointing, units=units)
+    return Plan(placement, expected, checkpointing, examined, table, costs)
 
 
 def _examined(
@@ -118,14 +130,6 @@ def _examined(
             f"The strategy `{settings.strategy}` reads the score `{score}`, which needs examples. Give `--dataset`."
         )
     return examine(model, data, settings, [score], targets, manager, output)
-
-
-def unit_costs(model: PreTrainedModel, stack: LayerStack) -> UnitCosts:
-    """Return unit costs with the head that the model has, by its parameters; it may be on the meta device."""
-    head = model.get_output_embeddings()
-    in_head = 0 if head is None else sum(p.numel() for p in head.parameters())
-    in_layers = sum(p.numel() for layer in stack.layers for p in layer.parameters())
-    return UnitCosts.with_head(in_head, max(1, in_layers // len(stack)))
 
 
 def difference(saved: LayerPlacement, chosen: LayerPlacement) -> str | None:

@@ -143,7 +143,8 @@ def _adapted(layer: nn.Module, target_modules: Sequence[str], rank: int) -> nn.M
     from peft import LoraConfig, inject_adapter_in_model
 
     layer.requires_grad_(False)
-    config = LoraConfig(r=rank, target_modules=list(target_modules))
+    transposed = any(type(module).__name__ == "Conv1D" for module in layer.modules())
+    config = LoraConfig(r=rank, target_modules=list(target_modules), fan_in_fan_out=transposed)
     adapted: nn.Module = inject_adapter_in_model(config, layer)
     return adapted
 

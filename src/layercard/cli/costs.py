@@ -1,0 +1,75 @@
+"""What a layer, its adapters and the head of a model cost beside each other, for `plan`: timed where that takes seconds.
+
+Timed is a model of two layers with random weights, made from the configuration, so that nothing is downloaded. Where
+its layers are too large for the machine to time at once, costs are estimated from parameters, and that is said.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from layercard.anatomy.layers import LayerStack, find_layers
+from layercard.anatomy.targets import find_targets
+from layercard.cost.predict import UnitCosts
+from layercard.cost.unit_costs import measure_unit_costs
+
+LAYERS, TOKENS, ROUNDS = 2, 256, 3
+LARGEST_ON_CPU = 3e7
+"""Parameters of the largest layer that is timed on a CPU."""
+
+
+def plan_costs(
+    bare: PreTrainedModel, stack: LayerStack, targets: list[str] | None, *, timed: bool
+) -> tuple[UnitCosts, str]:
+    """Return the unit costs of `bare`, a model without weights, and how they were found."""
+    in_layer = sum(p.numel() for layer in stack.layers for p in layer.parameters()) // len(stack)
+    if not timed:
+        return _estimated(bare, in_layer), "costs estimated from parameters"
+    if in_layer > LARGEST_ON_CPU and not torch.cuda.is_available():
+        return _estimated(
+            bare, in_layer
+        ), "costs estimated from parameters: a layer is too large to be timed on this CPU"
+    return _measured(bare, stack, targets), f"costs timed on {LAYERS} layers of random weights and {TOKENS} tokens"
+
+
+def _estimated(bare: PreTrainedModel, in_layer: int) -> UnitCosts:
+    head = bare.get_output_embeddings()
+    in_head = 0 if head is None else sum(p.numel() for p in head.parameters())
+    return UnitCosts.with_head(in_head, max(1, in_layer))
+
+
+def _measured(bare: PreTrainedModel, stack: LayerStack, targets: list[str] | None) -> UnitCosts:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.random.fork_rng(["cuda"] if device == "cuda" else []):
+        torch.manual_seed(0)
+        model: Any = type(bare)(_shallow(bare.config)).to(device, bare.dtype).train()
+        batch = {name: values.to(device) for name, values in _batch(model).items()}
+        shallow = find_layers(model, path=stack.path)
+        names = [t.name for t in find_targets(model, shallow, names=targets) if t.layer == len(shallow) - 1]
+        return measure_unit_costs(model, shallow, batch, target_modules=names, rounds=ROUNDS)
+
+
+def _shallow(config: Any) -> Any:
+    """The same configuration with fewer layers; lists of one item a layer are cut as well."""
+    shallow = copy.deepcopy(config)
+    text = shallow.get_text_config()
+    depth = text.num_hidden_layers
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == depth:
+            setattr(text, name, value[:LAYERS])
+    text.num_hidden_layers = min(LAYERS, depth)
+    return shallow
+
+
+def _batch(model: Any) -> dict[str, torch.Tensor]:
+    """One row of random tokens, as many as the model can read, with labels."""
+    text = model.config.get_text_config()
+    width = min(TOKENS, vars(text).get("max_position_embeddings") or TOKENS)
+    ids = torch.randint(0, text.vocab_size, (1, width))
+    generates = model.get_output_embeddings() is not None
+    labels = ids if generates else torch.zeros(1, dtype=torch.long)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
