@@ -13,7 +13,7 @@ import layercard
 ROOT = Path(layercard.__file__).parent
 ORDER = [
     ["errors"],
-    ["sizes"],
+    ["sizes", "random_state"],
     ["settings", "hookspecs", "plugins", "builtins", "records"],
     ["data", "anatomy"],
     ["probing"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 import transformers as hf
@@ -25,6 +26,7 @@ from adapted import adapted, assert_same, batch_of, fingerprint, logits_of, lora
 from layercard.anatomy.adapters import adapter_sites, base_modules, check_narrowable, sole_adapter
 from layercard.anatomy.layers import find_layers
 from layercard.anatomy.narrow import narrow
+from layercard.anatomy.refusals import check_parameters
 from layercard.errors import ModelError
 from tiny import GQA, tiny_model
 
@@ -215,3 +217,16 @@ def test_sites_are_what_peft_says_it_adapted() -> None:
     assert [site.name for site in adapter_sites(model)] == model.base_model.targeted_module_names
     for site in adapter_sites(model):
         assert getattr(site.parent, site.child) is model.get_submodule(site.path)
+
+
+def test_weights_repacked_by_an_evaluation_are_refused() -> None:
+    """bitsandbytes repacks 4-bit weights on CPUs with AVX512-BF16; where it does not, nothing may be refused."""
+    model = torch.nn.Sequential(bitsandbytes.nn.Linear4bit(256, 256, bias=False, quant_type="nf4")).to("cpu")
+    check_parameters(model)
+    with torch.no_grad():
+        model.eval()(torch.randn(2, 256))
+    if getattr(model[0].weight.quant_state, "packing_format_for_cpu", False):
+        with pytest.raises(ModelError, match="repacked for inference"):
+            check_parameters(model)
+    else:
+        check_parameters(model)

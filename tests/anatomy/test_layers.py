@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import transformers as hf
 from oracle import adapted
-from tiny import FAMILIES, GQA, SMALL, tiny_model
 from torch import nn
 
 from layercard import plugins
@@ -16,6 +15,7 @@ from layercard.anatomy.targets import find_targets, initial_a, weights_out_of_re
 from layercard.errors import LayersNotFoundError, ModelError
 from layercard.hookspecs import hookimpl
 from layercard.pipeline.probing import locate_layers
+from tiny import FAMILIES, GQA, SMALL, tiny_model
 
 PATHS = {
     "gpt2": "transformer.h",

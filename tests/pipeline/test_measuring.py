@@ -65,7 +65,10 @@ def test_end_to_end_counts_probe_and_overhead_over_all_micro_batches():
 
 def test_end_to_end_counts_cached_steps_from_the_second_epoch():
     measured = Measurement(
-        baseline=StepCost(2.0), placed=StepCost(1.0), ratio=Ratio(2.0, 1.9, 2.1, 0.96, 8), cached=Ratio(4.0, 3, 5, 0.96, 8)
+        baseline=StepCost(2.0),
+        placed=StepCost(1.0),
+        ratio=Ratio(2.0, 1.9, 2.1, 0.96, 8),
+        cached=Ratio(4.0, 3, 5, 0.96, 8),
     )
     report = make_report(_facts(measurement=measured, prefix_cache={"on": True}))
     assert report.end_to_end_speedup == pytest.approx(800 / (25 * 4 + 75 * 2 + 40))

@@ -25,7 +25,7 @@ def expected(model: Any, examples: list[dict[str, Any]]) -> np.ndarray:
 
 @pytest.fixture
 def quantized(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
-    tiny_model("llama", hidden_size=64, intermediate_size=128, num_key_value_heads=4).save_pretrained(tmp_path)
+    tiny_model("llama", hidden_size=128, intermediate_size=256, num_key_value_heads=4).save_pretrained(tmp_path)
     return hf.AutoModelForCausalLM.from_pretrained(
         tmp_path, quantization_config=hf.BitsAndBytesConfig(**request.param), dtype=torch.float32
     )
@@ -72,3 +72,17 @@ def test_an_overflowing_fp16_scale_is_lowered() -> None:
     plain = score(layercard.probe(model, [batch], scores=["gradient_norm"]), "gradient_norm").raw
     large = layercard.probe(model, [batch], scores=["gradient_norm"], loss=lambda m, x: m(**x).loss.float() * 2.0**9)
     np.testing.assert_allclose(score(large, "gradient_norm").raw / 2.0**9, plain, rtol=2e-2)
+
+
+def test_fp16_autocast_over_float32_weights_scales_the_loss_too() -> None:
+    """Activations decide, not weights: trainers run float32 weights under fp16 autocast."""
+    model = adapted(tiny_model("llama"), "llama")
+    batch = collate(tiny_examples(EXAMPLES))
+
+    def loss(model: Any, inputs: Any) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.float16):
+            return model(**inputs).loss * 2.0**-10
+
+    plain = score(layercard.probe(model, [batch], scores=["gradient_norm"]), "gradient_norm").raw
+    cast = score(layercard.probe(model, [batch], scores=["gradient_norm"], loss=loss), "gradient_norm").raw
+    np.testing.assert_allclose(cast * 2.0**10, plain, rtol=2e-2)

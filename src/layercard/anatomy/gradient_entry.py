@@ -59,9 +59,7 @@ def _sharding(model: nn.Module, args: Any) -> str | None:
         return "DeepSpeed ZeRO-3 gathers a layer's weights in its backward, which has to run for every layer."
     fsdp = None if args is None else vars(args).get("fsdp_config")
     wrapped = any("CheckpointWrapper" in type(module).__name__ for module in model.modules())
-    if wrapped or (
-        isinstance(fsdp, dict) and fsdp.get("activation_checkpointing") and vars(args).get("fsdp")
-    ):
+    if wrapped or (isinstance(fsdp, dict) and fsdp.get("activation_checkpointing") and vars(args).get("fsdp")):
         return "FSDP's own activation checkpointing wraps every layer and recomputes it from outside."
     return None
 
@@ -76,11 +74,7 @@ def _checkpointing_outside_layers(model: nn.Module, stack: LayerStack) -> str | 
     """Old models checkpoint in the loop over layers; inside a reentrant one, an input cannot be marked."""
     for module in model.modules():
         active = "gradient_checkpointing" in vars(module) and module.gradient_checkpointing
-        if (
-            active
-            and _is_reentrant(module)
-            and not any(hasattr(x, "gradient_checkpointing") for x in stack.layers)
-        ):
+        if active and _is_reentrant(module) and not any(hasattr(x, "gradient_checkpointing") for x in stack.layers):
             return (
                 f"{type(module).__name__} checkpoints its layers from outside with `use_reentrant=True`; set "
                 "`gradient_checkpointing_kwargs={'use_reentrant': False}`."
@@ -146,9 +140,7 @@ class GradientEntry:
             undo.close()
 
     def _switch_off_checkpointing(self, undo: ExitStack) -> None:
-        layers = (
-            self._stack.layers if self._checkpointing_above == "off" else self._stack.layers[: self._entry]
-        )
+        layers = self._stack.layers if self._checkpointing_above == "off" else self._stack.layers[: self._entry]
         flagged = [m for layer in layers for m in layer.modules() if hasattr(m, "gradient_checkpointing")]
         self._unchecked = flagged
         for module in flagged:
@@ -159,9 +151,7 @@ class GradientEntry:
         layers = self._stack.layers
         if self._entry > 0:
             undo.callback(layers[0].register_forward_pre_hook(self._begin_prefix, with_kwargs=True).remove)
-        undo.callback(
-            layers[self._entry].register_forward_pre_hook(self._begin_entry, with_kwargs=True).remove
-        )
+        undo.callback(layers[self._entry].register_forward_pre_hook(self._begin_entry, with_kwargs=True).remove)
 
     def _begin_prefix(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run before layer 0: undo what the host did since; the prefix gets no graph in any case."""
@@ -177,9 +167,7 @@ class GradientEntry:
         """Run before the entry layer: the graph begins here."""
         if not torch.is_grad_enabled():
             return None
-        reentrant = (
-            getattr(module, "gradient_checkpointing", False) and module.training and _is_reentrant(module)
-        )
+        reentrant = getattr(module, "gradient_checkpointing", False) and module.training and _is_reentrant(module)
         return _detached(args, kwargs, require_grad=reentrant)
 
 
@@ -215,9 +203,7 @@ def choose_checkpointing(
         return setting, f"`checkpointing_above_entry` is `{setting}`."
     if peak_off_bytes is None or baseline_peak_bytes is None:
         return "keep", "Kept: the peak memory without checkpointing, or that of all-layer LoRA, is not known."
-    compared = (
-        f"{peak_off_bytes / 2**20:.0f} MiB against {baseline_peak_bytes / 2**20:.0f} MiB of all-layer LoRA"
-    )
+    compared = f"{peak_off_bytes / 2**20:.0f} MiB against {baseline_peak_bytes / 2**20:.0f} MiB of all-layer LoRA"
     if peak_off_bytes <= baseline_peak_bytes:
         return "off", f"Off: the measured peak without checkpointing is {compared}."
     return "keep", f"Kept: the measured peak without checkpointing is {compared}."

@@ -29,11 +29,7 @@ class InputGradientHook:
 
 def input_gradient_hooks(model: nn.Module) -> list[InputGradientHook]:
     """Return every hook that makes some module's output require grad, by module and order of registration."""
-    return [
-        InputGradientHook(name, module, key)
-        for name, module in model.named_modules()
-        for key in _keys(module)
-    ]
+    return [InputGradientHook(name, module, key) for name, module in model.named_modules() for key in _keys(module)]
 
 
 def _keys(module: nn.Module) -> Iterator[int]:

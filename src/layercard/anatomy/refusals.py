@@ -81,13 +81,21 @@ def _initialisation(init: Any) -> str:
 
 
 def check_parameters(model: nn.Module) -> None:
-    """Refuse parameters without values here: on the meta device, or partitioned by ZeRO-3."""
+    """Refuse parameters that cannot carry gradients here: on the meta device, partitioned by ZeRO-3, or repacked."""
     for name, parameter in model.named_parameters():
         if parameter.is_meta or hasattr(parameter, "ds_id"):
             where = "on the meta device" if parameter.is_meta else "partitioned by DeepSpeed ZeRO-3"
             raise ModelError(
                 f"`{name}` is {where}, so the probe cannot run. Placement needs all weights loaded before training. Choose "
-                "the layers beforehand with `layercard plan MODEL --dataset DATA -o placement.json`, and load that file."
+                "the layers beforehand with `layercard plan MODEL --dataset DATA -o placement.json`, and give PEFT its `layers` "
+                "as `LoraConfig(layers_to_transform=[...])`."
+            )
+        state = getattr(parameter, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ModelError(
+                f"`{name}` was repacked for inference: bitsandbytes does so on CPUs with AVX512-BF16 when a 4-bit model in "
+                "evaluation mode runs a forward pass, and gradients through it are lost from then on. Load the model again, and "
+                "evaluate only after training."
             )
 
 

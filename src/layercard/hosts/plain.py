@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layercard.cost.untouched import random_state
 from layercard.errors import HostError
 from layercard.hosts.preserved import attributes_preserved
 from layercard.hosts.rows import collated, documents_in, holding, sampled_rows
+from layercard.random_state import random_state
 
 if TYPE_CHECKING:
     import torch

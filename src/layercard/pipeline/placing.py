@@ -48,7 +48,7 @@ def place(
     wanted = PlacementSettings.from_user(lora_layers, **settings)
     manager = manager or plugins.manager()
     host = _host(trainer, manager)
-    _refuse_late_or_sharded(host)
+    _refuse_late(host)
     check_narrowable(host.model, allow_trained=is_resuming(host))
     stack = locate_layers(host.model, wanted.layers_path, manager)
     placement = saved_placement(host, wanted, len(stack))
@@ -91,8 +91,8 @@ def _host(trainer: Any, manager: pluggy.PluginManager) -> Host:
     return host
 
 
-def _refuse_late_or_sharded(host: Host) -> None:
-    """Raise `HostError` where an optimizer already holds the adapters, or weights are not whole on this process."""
+def _refuse_late(host: Host) -> None:
+    """Raise `HostError` where an optimizer already holds the adapters, or the model is wrapped."""
     trainer = host.trainer
     if trainer.optimizer is not None:
         raise HostError(
@@ -101,13 +101,6 @@ def _refuse_late_or_sharded(host: Host) -> None:
         )
     if trainer.model_wrapped is not trainer.model:
         raise HostError("The trainer has wrapped its model already. Call `place` before `train()`.")
-    meta = [name for name, parameter in host.model.named_parameters() if parameter.is_meta]
-    partitioned = any(hasattr(parameter, "ds_id") for parameter in host.model.parameters())
-    if meta or partitioned:
-        raise HostError(
-            f"{'Weights are on the meta device (' + meta[0] + ')' if meta else 'DeepSpeed ZeRO-3 has partitioned the weights'}, "
-            f"so the base model cannot be probed or narrowed here. {_plan_first(host)}"
-        )
 
 
 def _plan_first(host: Host) -> str:

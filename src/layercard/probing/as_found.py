@@ -7,18 +7,17 @@ dropout, cache and checkpointing flags are put back, also when the block fails.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from layercard.anatomy.layers import LayerStack
+from layercard.random_state import random_state
 
 NOISE = ("dropout", "drop_prob", "layerdrop", "jitter_noise")
 
@@ -27,7 +26,7 @@ NOISE = ("dropout", "drop_prob", "layerdrop", "jitter_noise")
 def as_found(model: nn.Module, stack: LayerStack, *, checkpointing: bool | None = None) -> Iterator[None]:
     """Hold the model still for the block. `checkpointing` None keeps what the model has; it is made non-reentrant."""
     with ExitStack() as undo:
-        undo.enter_context(_random_state())
+        undo.enter_context(random_state())
         for name in ("use_cache", "output_router_logits"):
             _set_in_configs(undo, model, name, lambda _: False)
         _set_in_configs(undo, model, "problem_type", lambda found: found)  # classifiers fill it in at their first loss
@@ -38,20 +37,6 @@ def as_found(model: nn.Module, stack: LayerStack, *, checkpointing: bool | None 
         _freeze(undo, model)
         undo.enter_context(_without_adapters(model))
         yield
-
-
-@contextmanager
-def _random_state() -> Iterator[None]:
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 def _set(undo: ExitStack, owner: Any, name: str, value: Any) -> None:

@@ -119,7 +119,7 @@ class _Run:
         self.shifted = is_shifted(model)
         self.notes: list[str] = []
         self.singly = self.tried_separation = False
-        self.scale = 2.0**16 if any(p.dtype is torch.float16 for p in model.parameters()) else 1.0
+        self.scale = 2.0**16  # of the loss, where activations are fp16; a power of two loses no digit
         read = [read_documents(batch, shifted=self.shifted) for batch in batches]
         self.offset = cka_offset(read) if "representations" in needs else 0
         self.sample_share = share_to_sample(read) if "covariance" in needs else 0.0
@@ -195,11 +195,12 @@ class _Run:
             self.trace.begin(
                 documents, sums, self.offset, sampled_tokens(batch, documents, self.sample_share, self.seed)
             )
-            weights = total / documents.terms / self.scale
             loss = self._loss(batch)
+            scale = self.scale if self.trace.half else 1.0
+            weights = total / documents.terms / scale
             self.trace.end_of_forward(weights)
             if self.trace.backward:
-                (loss * self.scale).backward()
+                (loss * scale).backward()
                 self.trace.end_of_backward()
             if bool(sums.squares.isfinite().all()):
                 return self.sums.add(sums, documents, weights)
@@ -221,7 +222,7 @@ class _Run:
         return loss
 
     def _lower_scale(self) -> None:
-        if self.scale <= 1.0:
+        if self.scale <= 1.0 or not self.trace.half:
             raise ProbeError(
                 "The gradients of a probe batch are not finite although its loss is. Load the base model in bf16 or float32."
             )

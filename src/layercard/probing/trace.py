@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -47,7 +48,7 @@ class Trace:
         ]
         self.backward = bool(needs & {"gradients", "mean_gradient"})
         self.recording = False
-        self.fired = False
+        self.fired = self.half = False
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
@@ -72,7 +73,7 @@ class Trace:
         `sampled` (rows, width) bool marks the tokens that the effective rank keeps.
         """
         self.sums, self.documents, self.offset, self.sampled = sums, documents, offset, sampled
-        self._read: tuple[Tensor, Tensor, float] | None = None
+        self._reading: _Reading | None = None
         for hook in self._targets:
             hook.begin()
         self.recording = True
@@ -83,7 +84,7 @@ class Trace:
         `weights` (D,) turn a gradient of the batch's loss into that of each document's own.
         """
         self.recording = False
-        self._read = None
+        self._reading = None
         self.weights = weights
 
     def end_of_backward(self) -> None:
@@ -112,16 +113,40 @@ class Trace:
         """Whether (rows, positions, features) `x` holds the batch's tokens, position by position."""
         return x.shape[1] == self.documents.width
 
-    def energy_of(self, x: Tensor) -> tuple[Tensor, float]:
-        """Return Σ‖x_t‖² over tokens and their number; modules that read one tensor share the work."""
-        if self._read is None or self._read[0] is not x:
-            squares = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square()
-            if self.reads_tokens(x):
-                mask = self.documents.mask
-                self._read = (x, squares.masked_fill(~mask, 0.0).sum(), float(self.documents.tokens))
-            else:
-                self._read = (x, squares.sum(), float(squares.numel()))
-        return self._read[1], self._read[2]
+    def read(self, x: Tensor) -> _Reading:
+        """Return the input `x` of a target by rows; modules that read one tensor (q, k and v) share the work.
+
+        Raises `NotPerExample` where its rows are not the batch's.
+        """
+        if self._reading is None or self._reading.x is not x:
+            rows = self.by_row(x.detach())
+            if rows is None:
+                raise NotPerExample
+            self._reading = _Reading(x, rows, self.documents)
+        return self._reading
+
+
+class _Reading:
+    """What target modules read: x by rows, its energy and its float32 copy, each made once."""
+
+    def __init__(self, x: Tensor, rows: Tensor, documents: Documents) -> None:
+        self.x, self.rows = x, rows
+        self._documents = documents
+        self.by_position = rows.shape[1] == documents.width
+        self.is_tokens = self.by_position or x.dim() == 2
+
+    @cached_property
+    def energy(self) -> tuple[Tensor, float]:
+        """Σ‖x_t‖² over tokens and their number."""
+        squares = torch.linalg.vector_norm(self.rows, dim=-1, dtype=torch.float32).square()
+        if not self.by_position:
+            return squares.sum(), float(squares.numel())
+        return squares.masked_fill(~self._documents.mask, 0.0).sum(), float(self._documents.tokens)
+
+    @cached_property
+    def float32(self) -> Tensor:
+        """(rows, positions, features)."""
+        return self.rows.to(torch.float32)
 
 
 def _register(hooks: ExitStack, module: nn.Module, hook: Any) -> None:
@@ -153,19 +178,19 @@ class _TargetHook:
         return output if backward else None
 
     def _record(self, x: Tensor, output: Tensor, backward: bool) -> None:
-        rows = self.trace.by_row(x.detach())
-        if rows is None:
-            raise NotPerExample
+        trace = self.trace
+        reading = trace.read(x)
         self.calls += 1
-        self.trace.fired = True
+        trace.fired = True
+        trace.half = trace.half or output.dtype is torch.float16
         # a table of relative positions that the module reads in a later call is no token of the example
-        if self.trace.wants("energy") and self.calls == 1 and (self.trace.reads_tokens(rows) or x.dim() == 2):
-            total, count = self.trace.energy_of(rows)
-            self.trace.sums.energy[self.where] += total / self.target.in_features
-            self.trace.sums.energy_tokens[self.where] += count
+        if trace.wants("energy") and self.calls == 1 and reading.is_tokens:
+            total, count = reading.energy
+            trace.sums.energy[self.where] += total / self.target.in_features
+            trace.sums.energy_tokens[self.where] += count
         if backward:
-            with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):  # the host may be under autocast
-                z = rows.to(torch.float32) @ self.projection.T  # (rows, positions, r)
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # the host may be under autocast
+                z = reading.float32 @ self.projection.T  # (rows, positions, r)
             output.register_hook(lambda delta: self._receive(delta.detach(), z))
 
     def _receive(self, delta: Tensor, z: Tensor) -> None:
