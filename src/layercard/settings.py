@@ -64,7 +64,7 @@ class PlacementSettings:
     probe_batch_size: int | None = _option(None, "Examples a probe batch (default: the trainer's batch size).")
     probe_rank: int = _option(8, "Adapter rank that the probe assumes where the model has no adapters yet.")
     measure: bool = _option(True, "Time all-layer and placed steps at the start of training.")
-    measure_budget: float = _option(0.02, "Largest share of the run that timing may cost, in [0, 0.5].")
+    measure_budget: float = _option(0.02, "Largest share of the planned steps that timing may take, in [0, 0.5].")
     gradient_entry: bool = _option(True, "End backpropagation at the lowest adapted layer.")
     checkpointing_above_entry: CheckpointingAboveEntry = _option(
         "keep",

@@ -73,7 +73,7 @@ def test_auto_probes_places_and_writes_its_choice(tmp_path: Path, capfd: pytest.
     trainer = trainer_for(with_adapters(tiny_model("llama", num_layers=6), lora_config("llama")), tmp_path)
     run = layercard.place(trainer)
     assert run.layers == (3, 5)
-    assert run.statistics is not None and run.statistics.examples == 24
+    assert run.statistics is not None and run.statistics.examples == 8
     assert set(run.scores) == {"resnorm"}
     saved = json.loads((tmp_path / "placement.json").read_text())
     assert saved["layers"] == [3, 5] and saved["evidence"] == "none"

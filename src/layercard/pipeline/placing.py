@@ -20,7 +20,7 @@ from layercard.errors import HostError
 from layercard.pipeline.probing import locate_layers, score
 from layercard.pipeline.resume import is_resuming, saved_placement
 from layercard.pipeline.session import PlacedRun
-from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
+from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placement, needed_score
 from layercard.probing.run import run_probe
 from layercard.report.announce import announce
 from layercard.settings import PlacementSettings
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from layercard.hosts.protocol import Host
     from layercard.placement.placement import LayerPlacement
     from layercard.probing.statistics import LayerStatistics
+
+EXAMPLES_FOR_A_LOOK = 8
+"""What the probe reads where `auto` goes by depth: enough to find data or weights that cannot be trained on, for the time of
+one step or two."""
 
 
 def place(
@@ -116,19 +120,22 @@ def _choose(
 ) -> tuple[LayerPlacement, LayerStatistics | None, dict[str, Any]]:
     """Probe where the choice reads a score, or is left to `auto`, and choose."""
     strategies = plugins.strategies(manager)
-    name = needed_score(wanted, strategies) or (DEFAULT_SCORE if wanted.is_auto else None)
+    needed = needed_score(wanted, strategies)
+    check_depth(wanted, len(stack))
+    name = needed or (DEFAULT_SCORE if wanted.is_auto else None)
     if name is None:
         return choose_placement(wanted, len(stack), strategies=strategies), None, {}
-    statistics = _probe(host, wanted, stack, name, manager)
+    examples = wanted.probe_examples if needed else min(wanted.probe_examples, EXAMPLES_FOR_A_LOOK)
+    statistics = _probe(host, wanted, stack, name, manager, examples)
     scores = {name: score(statistics, name, manager)}
     return choose_placement(wanted, len(stack), strategies=strategies, scores=scores), statistics, scores
 
 
 def _probe(
-    host: Host, wanted: PlacementSettings, stack: LayerStack, name: str, manager: pluggy.PluginManager
+    host: Host, wanted: PlacementSettings, stack: LayerStack, name: str, manager: pluggy.PluginManager, examples: int
 ) -> LayerStatistics:
     needs = plugins.scorers(manager)[name].needs
-    batches = host.probe_batches(wanted.probe_examples, wanted.probe_batch_size, wanted.random_seed)
+    batches = host.probe_batches(examples, wanted.probe_batch_size, wanted.random_seed)
     with _on_training_device(host):
         return run_probe(
             host.model,
