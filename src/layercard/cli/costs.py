@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from layercard.anatomy.layers import LayerStack, find_layers
 from layercard.anatomy.targets import find_targets
 from layercard.cost.predict import UnitCosts
-from layercard.cost.unit_costs import measure_unit_costs
+from layercard.cost.unit_costs import estimate_unit_costs, measure_unit_costs
 
 LAYERS, TOKENS, ROUNDS = 2, 256, 3
 LARGEST_ON_CPU = 3e7
@@ -28,18 +28,12 @@ def plan_costs(
     """Return the unit costs of `bare`, a model without weights, and how they were found."""
     in_layer = sum(p.numel() for layer in stack.layers for p in layer.parameters()) // len(stack)
     if not timed:
-        return _estimated(bare, in_layer), "costs estimated from parameters"
+        return estimate_unit_costs(bare, stack), "costs estimated from parameters"
     if in_layer > LARGEST_ON_CPU and not torch.cuda.is_available():
-        return _estimated(
-            bare, in_layer
+        return estimate_unit_costs(
+            bare, stack
         ), "costs estimated from parameters: a layer is too large to be timed on this CPU"
     return _measured(bare, stack, targets), f"costs timed on {LAYERS} layers of random weights and {TOKENS} tokens"
-
-
-def _estimated(bare: PreTrainedModel, in_layer: int) -> UnitCosts:
-    head = bare.get_output_embeddings()
-    in_head = 0 if head is None else sum(p.numel() for p in head.parameters())
-    return UnitCosts.with_head(in_head, max(1, in_layer))
 
 
 def _measured(bare: PreTrainedModel, stack: LayerStack, targets: list[str] | None) -> UnitCosts:

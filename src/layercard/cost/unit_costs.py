@@ -8,6 +8,7 @@ layers with random weights stands for a deep one. Knows nothing of placements.
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,22 @@ def measure_unit_costs(
             for timed in (without, with_adapters, head):
                 timed.run()
     return _units(without, with_adapters, head)
+
+
+def estimate_unit_costs(model: Any, stack: LayerStack) -> UnitCosts:
+    """Return default unit costs with a head as costly as its parameters are many beside a layer's, adapters left out.
+
+    The model, a transformers or PEFT one, may be on the meta device or quantized.
+    """
+    head = model.get_output_embeddings()
+    in_head = 0 if head is None else _weights(head)
+    return UnitCosts.with_head(in_head, max(1, sum(map(_weights, stack.layers)) // len(stack)))
+
+
+def _weights(module: nn.Module) -> int:
+    """The base weights under `module`; 4-bit ones are packed two to a byte."""
+    named = [(name, p) for name, p in module.named_parameters() if "lora_" not in name]
+    return sum(math.prod(vars(p)["quant_state"].shape) if "quant_state" in vars(p) else p.numel() for _, p in named)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from layercard import plugins
 from layercard.anatomy.adapters import check_narrowable
 from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
+from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
 from layercard.pipeline.probing import locate_layers, score
 from layercard.pipeline.resume import is_resuming, saved_placement
@@ -79,6 +80,7 @@ def place(
         checkpointing=trainer.args.gradient_checkpointing,
         reused=reused,
         statistics=statistics,
+        units=estimate_unit_costs(host.model, stack),
     )
     manager.hook.after_placement(placement=placement)
     return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from layercard.anatomy.layers import describe
-from layercard.cost.predict import predict_step
+from layercard.cost.predict import UnitCosts, predict_step
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.probing.statistics import LayerStatistics
@@ -19,6 +19,7 @@ def announcement(
     checkpointing: bool,
     reused: bool,
     statistics: LayerStatistics | None,
+    units: UnitCosts,
 ) -> list[str]:
     """Return the lines to say."""
     predicted = predict_step(
@@ -27,6 +28,7 @@ def announcement(
         checkpointing=checkpointing,
         gradient_entry=settings.gradient_entry,
         recompute_above_entry=settings.checkpointing_above_entry != "off",
+        units=units,
     )
     lines = [f"layercard adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
     if reused:
@@ -54,8 +56,12 @@ def announce(
     checkpointing: bool,
     reused: bool,
     statistics: LayerStatistics | None,
+    units: UnitCosts,
 ) -> None:
     """Say it on standard error."""
     console = Console(stderr=True, highlight=False)
-    for line in announcement(placement, settings, checkpointing=checkpointing, reused=reused, statistics=statistics):
+    lines = announcement(
+        placement, settings, checkpointing=checkpointing, reused=reused, statistics=statistics, units=units
+    )
+    for line in lines:
         console.print(line, markup=False)

@@ -1,0 +1,84 @@
+"""Renders kept results for the READMEs: the Markdown table of the gradient entry, and the picture.
+
+python benchmarks/tables.py            # prints the tables
+python benchmarks/tables.py --plot     # writes docs/speedup.svg as well (needs matplotlib)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+VARIANTS = ("as the host leaves it", "entry", "cache")
+TITLES = {
+    "hidden-288": "hidden 288, vocabulary 400, float32",
+    "hidden-768": "hidden 768, vocabulary 400, float32",
+    "nf4-hidden-768": "hidden 768, vocabulary 400, QLoRA NF4, double quantization",
+    "smollm2-checkpointing": "SmolLM2-135M, bf16",
+    "smollm2-checkpointing-off-above": "SmolLM2-135M, bf16, checkpointing off above the entry",
+    "smollm2-no-checkpointing": "SmolLM2-135M, bf16, no checkpointing",
+}
+
+
+def results(setup: str) -> list[dict[str, Any]]:
+    """Return the rows of one setup."""
+    rows: list[dict[str, Any]] = json.loads((HERE / "results" / f"gradient_entry-{setup}.json").read_text())["results"]
+    return rows
+
+
+def table(setup: str) -> str:
+    """Return the Markdown table of one setup."""
+    lines = [
+        f"**{TITLES[setup]}**",
+        "",
+        "| placement | TRL | entry (ceiling) | cache (ceiling) | peak MiB: all-layer, entry, cache |",
+        "|---|---|---|---|---|",
+    ]
+    for row in results(setup):
+        ratios, peaks, ceiling = row["faster than all-layer LoRA"], row["peak MiB"], row["ceiling"]
+        cells = {v: f"{ratios[v]['value']:.2f}x [{ratios[v]['low']:.2f}, {ratios[v]['high']:.2f}]" for v in VARIANTS}
+        lines.append(
+            f"| {row['placement']} | {cells[VARIANTS[0]]} | {cells['entry']} ({ceiling['entry']:.2f}) | {cells['cache']} "
+            f"({ceiling['cache']:.2f}) | {peaks['all-layer']}, {peaks['entry']}, {peaks['cache']} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(setup: str, path: Path) -> None:
+    """Write the bar chart of one setup."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "layercard"
+    from matplotlib import pyplot
+
+    rows = results(setup)
+    figure, axes = pyplot.subplots(figsize=(8.4, 3.6), layout="constrained")
+    labels = ("TRL as it is", "layercard: entry moved", "layercard: prefix cached, from the second epoch")
+    for index, (variant, label, colour) in enumerate(
+        zip(VARIANTS, labels, ("#b8bcc2", "#2f6fb2", "#12355b"), strict=True)
+    ):
+        values = [row["faster than all-layer LoRA"][variant]["value"] for row in rows]
+        places = [position + (1 - index) * 0.26 for position in range(len(rows), 0, -1)]
+        bars = axes.barh(places, values, height=0.24, label=label, color=colour)
+        axes.bar_label(bars, [f"{value:.1f}x" for value in values], padding=3, fontsize=8)
+    axes.set_yticks(range(len(rows), 0, -1), [row["placement"].replace(" over the", "\nover the") for row in rows])
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_xlabel("times faster than a step of all-layer LoRA")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="center right")
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Print the tables; write the picture where asked."""
+    sys.stdout.write("\n\n".join(table(setup) for setup in TITLES) + "\n")
+    if "--plot" in sys.argv[1:]:
+        plot("hidden-768", HERE.parent / "docs" / "speedup.svg")
+
+
+if __name__ == "__main__":
+    main()
