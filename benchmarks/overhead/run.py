@@ -82,7 +82,7 @@ def main() -> None:
     """Run once and account for every second that layercard took."""
     args = arguments(__doc__ or "").parse_args()
     torch.set_num_threads(args.threads)
-    layers, hidden, steps, width = (4, 96, 30, 32) if args.quick else (12, 384, 500, 128)
+    layers, hidden, steps, width = (4, 96, 30, 32) if args.quick else (12, 384, 500, 64)
     with tempfile.TemporaryDirectory() as folder:
         sft = trainer(folder, layers, hidden, steps, width)
         began = time.perf_counter()

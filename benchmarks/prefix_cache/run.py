@@ -53,9 +53,9 @@ class Shape:
     layers: int = 30
     hidden: int = 288
     adapted: int = 5
-    rows: int = 64
+    rows: int = 32
     width: int = 64
-    rounds: int = 5
+    rounds: int = 3
 
     @property
     def entry(self) -> int:

@@ -33,8 +33,8 @@ class Shape:
     layers: int
     hidden: int
     vocab: int
-    rows: int = 8
-    width: int = 128
+    rows: int = 4
+    width: int = 64
     dtype: torch.dtype = torch.float32
 
 
