@@ -30,6 +30,9 @@ $(STAMP): pyproject.toml plugins/layercard-trl/pyproject.toml plugins/layercard-
 demo: install
 	$(BIN)/layercard demo
 
+test: export OMP_NUM_THREADS = 1
+test: export HF_HUB_OFFLINE = 1
+test: export TOKENIZERS_PARALLELISM = false
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 

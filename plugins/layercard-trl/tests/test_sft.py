@@ -147,3 +147,20 @@ def test_dataset_mixture_from_yaml(flags, data_folder, tmp_path):
     at = flags.index("--dataset_name")
     placed = run([*flags[:at], *flags[at + 2 :], "--config", str(path)])
     assert placed.placement.layers == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("lora_layers", "strategy", "score"),
+    [(["odd_layers"], "odd_layers", None), (["high", "--lora_layers_score", "deep_energy"], "high", "deep_energy")],
+    ids=["strategy", "score"],
+)
+def test_third_party_names_are_enough(flags, lora_layers, strategy, score):
+    """layercard-example is installed and nothing names it but its strategy and its score."""
+    placed = run([*flags, "--lora_layers", *lora_layers, "--lora_layers_num_layers", "2"])
+    assert (placed.placement.strategy, placed.placement.score) == (strategy, score)
+    assert {int(key.split(".layers.")[1].split(".")[0]) for key in placed_keys(placed)} == set(placed.layers)
+
+
+def placed_keys(placed) -> set[str]:
+    """The adapter tensors that the run saved."""
+    return set(load_file(placed.host.output_dir / "adapter_model.safetensors"))
