@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ class Documents:
     def width(self) -> int:
         """The number of positions in a row."""
         return self.mask.shape[1]
+
+    @cached_property
+    def is_full(self) -> bool:
+        """Whether every position belongs to a document."""
+        return bool(self.mask.all())
 
     @property
     def tokens(self) -> int:

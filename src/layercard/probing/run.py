@@ -146,7 +146,7 @@ class _Run:
         while queue:
             part = queue.pop(0)
             batch, documents = read_documents(_on(part, self.device), shifted=self.shifted)
-            alone = len(documents) == 1 and documents.rows == 1 and bool(documents.mask.all())
+            alone = len(documents) == 1 and documents.rows == 1 and documents.is_full
             if len(documents) == 0:
                 continue
             self._note_separation(batch, documents)

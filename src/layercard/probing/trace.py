@@ -221,13 +221,13 @@ def _per_document(delta: Tensor, z: Tensor, documents: Documents) -> Tensor:
     if documents.packed:
         parts = [delta[row, start:end].T @ z[row, start:end] for row, start, end in documents.spans]
         return torch.stack(parts)
-    if z.shape[1] == documents.width:
+    if z.shape[1] == documents.width and not documents.is_full:
         padding = ~documents.mask.unsqueeze(-1)
         delta, z = delta.masked_fill(padding, 0.0), z.masked_fill(padding, 0.0)  # both: 0 · NaN is NaN
     kept = [row for row, _, _ in documents.spans]
     if len(kept) < documents.rows:
         delta, z = delta[kept], z[kept]
-    return torch.einsum("btk,btr->bkr", delta, z)
+    return torch.bmm(delta.transpose(1, 2), z)
 
 
 def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
