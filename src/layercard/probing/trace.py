@@ -2,7 +2,7 @@
 
 For a target y = W x with LoRA factors A (r × d) and B = 0, ∂L/∂B of one example is Σ_t δ_t (A x_t)ᵀ with δ = ∂L/∂y, LoRA
 scale divided out, and does not depend on any adapter. So a forward hook keeps z = A x, r numbers a token; a hook on y
-receives δ; their product is squared, summed and dropped. Offers `Trace` and `NotPerExample`; knows nothing of losses.
+receives δ; their product is squared, summed and dropped. Offers `Trace`; knows nothing of losses.
 """
 
 from __future__ import annotations
@@ -17,14 +17,10 @@ from torch import Tensor, nn
 
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.targets import TargetModule
-from layercard.errors import ModelError
 from layercard.probing.accumulators import BatchSums
 from layercard.probing.documents import Documents
+from layercard.probing.observers import AttentionHook, LayerHook, NotPerExample, attention_block, first_input
 from layercard.probing.statistics import Need
-
-
-class NotPerExample(Exception):  # noqa: N818 -- a signal to run one example at a time, not an error
-    """A target read an input that is not laid out by example (shared relative positions, routed tokens)."""
 
 
 class Trace:
@@ -57,9 +53,9 @@ class Trace:
                     _register(hooks, hook.target.module, hook)
             for layer, module in enumerate(self.layers):
                 if "attention_norms" in self._needs:
-                    _register(hooks, attention_block(module), _AttentionHook(self, layer))
+                    _register(hooks, attention_block(module), AttentionHook(self, layer))
                 if self._needs & {"representations", "covariance"}:
-                    _register(hooks, module, _LayerHook(self, layer))
+                    _register(hooks, module, LayerHook(self, layer))
             self._hooks = hooks.pop_all()
         return self
 
@@ -174,7 +170,7 @@ class _TargetHook:
         if backward and not output.requires_grad:
             output = output.detach().requires_grad_()
         if self.trace.recording:
-            self._record(_first_input(args, kwargs), output, backward)
+            self._record(first_input(args, kwargs), output, backward)
         return output if backward else None
 
     def _record(self, x: Tensor, output: Tensor, backward: bool) -> None:
@@ -228,74 +224,3 @@ def _per_document(delta: Tensor, z: Tensor, documents: Documents) -> Tensor:
     if len(kept) < documents.rows:
         delta, z = delta[kept], z[kept]
     return torch.bmm(delta.transpose(1, 2), z)
-
-
-def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
-    return x[0] if isinstance(x, tuple) else x
-
-
-def _first_output(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-class _AttentionHook:
-    """Forward hook of a layer's attention block: the norm of what enters and leaves it, token by token."""
-
-    def __init__(self, trace: Trace, layer: int) -> None:
-        self.trace, self.layer = trace, layer
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not self.trace.recording:
-            return
-        for side, x in enumerate((_first_input(args, kwargs), _first_output(output))):
-            rows = self.trace.by_row(x.detach())
-            if rows is None or not self.trace.reads_tokens(rows):
-                raise NotPerExample
-            norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
-            norms = norms.masked_fill(~self.trace.documents.mask, 0.0)
-            self.trace.sums.attention[side, self.layer] += norms.sum()
-
-
-class _LayerHook:
-    """Forward hook of a whole layer: one vector an example at its input and output, and sampled input tokens."""
-
-    def __init__(self, trace: Trace, layer: int) -> None:
-        self.trace, self.layer = trace, layer
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        trace = self.trace
-        if not trace.recording:
-            return
-        entering, leaving = _first_input(args, kwargs).detach(), _first_output(output).detach()
-        if trace.wants("representations"):
-            trace.sums.inputs[self.layer] = self._vectors(entering)
-            trace.sums.outputs[self.layer] = self._vectors(leaving)
-        if trace.wants("covariance") and trace.sampled is not None:
-            rows = trace.by_row(entering)
-            if rows is None:
-                raise NotPerExample
-            trace.sums.samples[self.layer] = rows[trace.sampled].float().cpu()
-
-    def _vectors(self, x: Tensor) -> Tensor:
-        """Return (D, d): the token at the chosen position of each document, or the mean over its tokens."""
-        rows = self.trace.by_row(x)
-        if rows is None:
-            raise NotPerExample
-        spans = self.trace.documents.spans
-        if self.trace.offset is None:
-            return torch.stack([rows[r, a:b].float().mean(0) for r, a, b in spans]).cpu()
-        columns = [(r, max(b - 1 - self.trace.offset, a)) for r, a, b in spans]
-        index = torch.tensor(columns, device=rows.device)
-        return rows[index[:, 0], index[:, 1]].float().cpu()
-
-
-def attention_block(layer: nn.Module) -> nn.Module:
-    """Return the attention block of a layer: the outermost module named or classed as attention."""
-    for name, module in layer.named_modules():
-        if name and ("attn" in name.rsplit(".", 1)[-1] or "attention" in type(module).__name__.lower()):
-            return module
-    raise ModelError(
-        f"No attention block was found in {type(layer).__name__}: none of its modules is named `…attn` or is an "
-        "…Attention. Use a `score` that does not read attention, such as `resnorm`."
-    )
