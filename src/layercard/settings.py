@@ -60,7 +60,7 @@ class PlacementSettings:
         None, "The end of the dotted path of the stack of layers, for models that have several stacks."
     )
     random_seed: int = _option(0, "Seed of the `random` strategy and of the choice of probe examples.")
-    probe_examples: int = _option(32, "How many documents the probe reads.")
+    probe_examples: int = _option(32, "How many documents the probe reads; 8 at most where `auto` goes by depth.")
     probe_batch_size: int | None = _option(None, "Examples a probe batch (default: the trainer's batch size).")
     probe_rank: int = _option(8, "Adapter rank that the probe assumes where the model has no adapters yet.")
     measure: bool = _option(True, "Time all-layer and placed steps at the start of training.")

@@ -242,3 +242,14 @@ def test_what_cannot_work_is_refused_before_training(tmp_path: Path, refusal: Re
     if callbacks:
         assert trainer.callback_handler.callbacks == callbacks
     assert not (tmp_path / "placement.json").exists()
+
+
+def test_a_placement_that_cannot_be_written_leaves_the_trainer_as_it_was(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "out")
+    (tmp_path / "out").rmdir() if (tmp_path / "out").exists() else None
+    (tmp_path / "out").write_text("a file where the output folder should be")
+    before, callbacks = facts(trainer.model), list(trainer.callback_handler.callbacks)
+    with pytest.raises(OSError, match="out"):
+        layercard.place(trainer, lora_layers=[3])
+    assert_untouched(before, trainer.model)
+    assert trainer.callback_handler.callbacks == callbacks

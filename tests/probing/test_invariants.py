@@ -270,3 +270,10 @@ def test_packed_documents_that_attention_mixes_are_noted(family: str) -> None:
     assert layercard.probe(model, [batch]).notes == ()
     mixed = layercard.probe(model, [batch | {"attention_mask": torch.ones_like(batch["input_ids"])}])
     assert any("does not keep packed documents apart" in note for note in mixed.notes)
+
+
+def test_layers_on_several_devices_are_refused() -> None:
+    model = tiny_model("llama")
+    model.model.layers[3].to("meta")
+    with pytest.raises(ModelError, match="spread over cpu, meta"):
+        layercard.probe(model, [collate(tiny_examples(4))])

@@ -7,7 +7,7 @@ inside `train()` (`session.py`). Where any of it fails, the trainer is left as i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,19 +61,19 @@ def place(
     statistics = scores = None
     if placement is None:
         placement, statistics, scores = _choose(host, wanted, stack, manager)
-    narrowing = narrow(host.model, stack, placement.layers)
-    try:
+    with ExitStack() as undo:
+        narrowing = narrow(host.model, stack, placement.layers)
+        undo.callback(narrowing.undo)
         verify_placement(host.model, stack, placement.layers)
         run = PlacedRun(
             host, stack, placement, narrowing, wanted,
             probe_seconds=statistics.seconds if statistics else 0.0, statistics=statistics, scores=scores,
         )  # fmt: skip
+        run.attach()  # before the file: a placement that ranks do not share must not be found by the next run
+        undo.callback(run.detach)
         if trainer.is_world_process_zero():
             placement.save(host.output_dir / "placement.json")
-    except BaseException:
-        narrowing.undo()
-        raise
-    run.attach()
+        undo.pop_all()
     announce(
         placement,
         wanted,

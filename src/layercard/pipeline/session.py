@@ -89,6 +89,13 @@ class PlacedRun:
             self._callback = _InsideTraining(self)
             self.host.trainer.add_callback(self._callback)
 
+    def detach(self) -> None:
+        """Leave the trainer as it was before `attach`."""
+        if self._callback is not None:
+            self.close()
+            self.host.trainer.remove_callback(self._callback)
+            self._callback = None
+
     def close(self) -> None:
         """Undo what is in force for training; needed only after an exception inside `train()`."""
         if self._callback is not None:

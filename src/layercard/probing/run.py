@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.targets import TargetModule, find_targets, initial_a, weights_out_of_reach
-from layercard.errors import DataError, ProbeError
+from layercard.errors import DataError, ModelError, ProbeError
 from layercard.probing.accumulators import BatchSums, RunSums
 from layercard.probing.as_found import as_found
 from layercard.probing.documents import Documents, halves, one_at_a_time, read_documents
@@ -113,7 +113,7 @@ class _Run:
     ) -> None:
         self.model, self.loss, self.needs, self.seed = model, loss, needs, seed
         self.names = tuple(sorted({t.name for t in targets}))
-        self.device = next(stack.layers[0].parameters()).device
+        self.device = _only_device(stack)
         projections = [initial_a(t, rank, seed).to(next(t.module.parameters()).device) for t in targets]
         self.trace = Trace(stack, targets, projections, self.names, needs)
         self.sums = RunSums(len(stack), len(self.names))
@@ -235,6 +235,16 @@ class _Run:
             raise ProbeError(
                 "No target module ran during the probe. Kernels that bypass the modules must be off while probing."
             )
+
+
+def _only_device(stack: LayerStack) -> torch.device:
+    devices = sorted({str(p.device) for layer in stack.layers for p in layer.parameters()})
+    if len(devices) > 1:
+        raise ModelError(
+            f"The layers are spread over {', '.join(devices)}. The probe runs on one device. Load the model on one (in 4-bit "
+            "where it does not fit), or choose layers by depth or by hand, which needs no probe."
+        )
+    return torch.device(devices[0])
 
 
 def _on(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
