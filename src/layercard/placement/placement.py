@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from layercard.errors import PlacementError
+from layercard.files import write_text
 
 SCHEMA_VERSION = 1
 Evidence = Literal["measured card", "published", "predicted", "none"]
@@ -115,14 +114,5 @@ class LayerPlacement:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write JSON to a temporary file beside `path` and rename it there, so that a reader never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2, allow_nan=False)
-            file.write("\n")
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write JSON so that a reader never sees half of it."""
+    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
