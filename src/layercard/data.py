@@ -1,4 +1,4 @@
-"""From a dataset to the tokenized batches of a probe, where no trainer supplies them.
+"""From a dataset to tokenized examples and batches, where no trainer supplies them.
 
 Understands the columns `messages`; `prompt` and `completion` (labels on the completion alone); `text`; and `text` with
 `label` for classifiers. Labels and end-of-sequence tokens are as TRL's SFTTrainer makes them. Padding is told by
@@ -62,21 +62,41 @@ def probe_data(
     Raises `DataError` where the data are missing, empty, unreadable, of unknown columns, or leave nothing to learn.
     """
     records = sample_records(source, count=examples, seed=seed, split=split, config=config)
-    layout = _layout(records[0], task, columns or {})
-    generator = random.Random(seed)
-    tokens = []
-    for record in records:
-        parts = [_part(record, role, (columns or {}).get(role, role), source) for role in layout]
-        example = _tokenized(layout, parts, tokenizer, task, generator)
-        tokens.append(_cut(example, max_length))
-    kept = [example for example in tokens if _teaches(example, task)]
+    tokens = tokenize_records(
+        records, tokenizer, task=task, max_length=max_length, seed=seed, columns=columns, source=source
+    )
+    kept = [example for example in tokens if teaches(example, task)]
     if not kept:
         raise DataError(
             f"None of the {len(tokens)} examples sampled from {source} has a token to learn from within `max_length` "
             f"({max_length}). Give longer examples or a higher `max_length`."
         )
     groups = [kept[i : i + batch_size] for i in range(0, len(kept), batch_size)]
-    return ProbeData(tuple(_batch(group, _pad_id(tokenizer)) for group in groups), len(kept), len(tokens) - len(kept))
+    return ProbeData(tuple(collate(group, pad_id(tokenizer)) for group in groups), len(kept), len(tokens) - len(kept))
+
+
+def tokenize_records(
+    records: Sequence[Record],
+    tokenizer: Any,
+    *,
+    task: Task = "causal",
+    max_length: int = 1024,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+    source: str = "the dataset",
+) -> list[Tokens]:
+    """Return each record's tokens, cut after `max_length`; of which some may hold nothing to learn (`teaches`).
+
+    Parameters: as of `probe_data`; `seed` draws the hidden tokens of a masked model; `source` is named in messages.
+    Raises `DataError` where columns are missing or hold something else.
+    """
+    layout = _layout(records[0], task, columns or {})
+    generator = random.Random(seed)
+    tokens = []
+    for record in records:
+        parts = [_part(record, role, (columns or {}).get(role, role), source) for role in layout]
+        tokens.append(_cut(_tokenized(layout, parts, tokenizer, task, generator), max_length))
+    return tokens
 
 
 def _layout(record: Record, task: Task, columns: Mapping[str, str]) -> tuple[str, ...]:
@@ -183,19 +203,21 @@ def _cut(example: Tokens, max_length: int) -> Tokens:
     }
 
 
-def _teaches(example: Tokens, task: Task) -> bool:
+def teaches(example: Tokens, task: Task) -> bool:
+    """Whether the example holds a label to learn from."""
     if task == "classification":
         return bool(example["input_ids"])
     predicted = example["labels"][1:] if task == "causal" else example["labels"]  # nothing predicts the first token
     return any(label != IGNORED for label in predicted)
 
 
-def _pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Any) -> int:
+    """Return the id to pad with: the tokenizer's own, else that of the end of a sequence, else 0."""
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
-def _batch(examples: list[Tokens], pad_id: int) -> dict[str, Tensor]:
-    """Pad on the right to the longest example."""
+def collate(examples: Sequence[Tokens], pad_id: int) -> dict[str, Tensor]:
+    """Return `input_ids`, `attention_mask` (rows, width) and `labels`, padded on the right to the longest example."""
     width = max(len(example["input_ids"]) for example in examples)
     mask = [[1] * len(e["input_ids"]) for e in examples]
     labels = [e["labels"] for e in examples]
