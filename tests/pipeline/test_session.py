@@ -260,3 +260,15 @@ def test_an_encoder_classifier_is_measured_and_trained_as_by_hand(tmp_path):
     assert run.report.step_speedup is not None
     assert logs(trainer) == logs(by_hand)
     assert equal(trained(trainer.model), trained(by_hand.model))
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_an_adapter_built_on_the_chosen_layers_has_no_baseline(tmp_path, measure):
+    trainer = long_trainer(tmp_path, layers=list(LAYERS))
+    run = placed(trainer, LAYERS, measure_budget=0.5, measure=measure)
+    train(trainer)
+    report = run.report
+    assert report.baseline.trainable_parameters is None
+    assert report.placed.trainable_parameters == sum(p.numel() for p in trained(trainer.model).values())
+    assert "built on the chosen layers alone" in report.unavailable["step_speedup"]
+    assert report.unexplained() == []

@@ -6,8 +6,9 @@ inside `train()` (`session.py`). Where any of it fails, the trainer is left as i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,19 +34,36 @@ if TYPE_CHECKING:
     from layercard.hosts.protocol import Host
     from layercard.placement.placement import LayerPlacement
     from layercard.probing.statistics import LayerStatistics
+    from layercard.scores.base import LayerScores
 
 EXAMPLES_FOR_A_LOOK = 8
 """What the probe reads where `auto` goes by depth: enough to find data or weights that cannot be trained on, for the time of
 one step or two."""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A placement, and what was probed for it; `reused` where an earlier run's placement.json holds it."""
+
+    placement: LayerPlacement
+    statistics: LayerStatistics | None = None
+    scores: Mapping[str, LayerScores] = field(default_factory=dict)
+    reused: bool = False
+
+
 def place(
-    trainer: Any, *, lora_layers: Any = "auto", manager: pluggy.PluginManager | None = None, **settings: Any
+    trainer: Any,
+    *,
+    lora_layers: Any = "auto",
+    manager: pluggy.PluginManager | None = None,
+    chosen: Chosen | None = None,
+    **settings: Any,
 ) -> PlacedRun:
     """Narrow the LoRA adapters of `trainer` to the layers worth adapting; call it between construction and `train()`.
 
     Parameters: `lora_layers` is `auto`, a strategy's name, a list of layer indices, the path of a placement.json, or a
-    mapping of settings; any other setting of `PlacementSettings` by its name. Returns the placed run, whose `report` is
+    mapping of settings; any other setting of `PlacementSettings` by its name; `chosen` is what `choose_layers` returned
+    where a host builds its adapter from a placement. Returns the placed run, whose `report` is
     complete when training ends. placement.json is written to the trainer's output directory.
     Raises `SettingsError`, `HostError`, `ModelError`, `DataError`, `ProbeError` or `PlacementError` before any training,
     with the trainer left as it was.
@@ -56,18 +74,15 @@ def place(
     _refuse_late(host)
     check_narrowable(host.model, allow_trained=is_resuming(host))
     stack = locate_layers(host.model, wanted.layers_path, manager)
-    placement = saved_placement(host, wanted, len(stack))
-    reused = placement is not None
-    statistics = scores = None
-    if placement is None:
-        placement, statistics, scores = _choose(host, wanted, stack, manager)
+    chosen = chosen or choose_layers(host, wanted, stack, manager)
+    placement, statistics = chosen.placement, chosen.statistics
     with ExitStack() as undo:
         narrowing = narrow(host.model, stack, placement.layers)
         undo.callback(narrowing.undo)
         verify_placement(host.model, stack, placement.layers)
         run = PlacedRun(
             host, stack, placement, narrowing, wanted,
-            probe_seconds=statistics.seconds if statistics else 0.0, statistics=statistics, scores=scores,
+            probe_seconds=statistics.seconds if statistics else 0.0, statistics=statistics, scores=chosen.scores,
         )  # fmt: skip
         run.attach()  # before the file: a placement that ranks do not share must not be found by the next run
         undo.callback(run.detach)
@@ -78,7 +93,7 @@ def place(
         placement,
         wanted,
         checkpointing=trainer.args.gradient_checkpointing,
-        reused=reused,
+        reused=chosen.reused,
         statistics=statistics,
         units=estimate_unit_costs(host.model, stack),
     )
@@ -117,37 +132,43 @@ def _plan_first(host: Host) -> str:
     )
 
 
-def _choose(
-    host: Host, wanted: PlacementSettings, stack: LayerStack, manager: pluggy.PluginManager
-) -> tuple[LayerPlacement, LayerStatistics | None, dict[str, Any]]:
-    """Probe where the choice reads a score, or is left to `auto`, and choose."""
+def choose_layers(
+    host: Host,
+    wanted: PlacementSettings,
+    stack: LayerStack,
+    manager: pluggy.PluginManager,
+    *,
+    target_modules: Sequence[str] | None = None,
+) -> Chosen:
+    """Return an earlier run's placement where there is one; else probe where the choice needs it, and choose.
+
+    `target_modules` (suffixes) stand in for adapters where the model has none yet. Raises as `place` does.
+    """
+    placement = saved_placement(host, wanted, len(stack))
+    if placement is not None:
+        return Chosen(placement, reused=True)
     strategies = plugins.strategies(manager)
     needed = needed_score(wanted, strategies)
     check_depth(wanted, len(stack))
     name = needed or (DEFAULT_SCORE if wanted.is_auto else None)
     if name is None:
-        return choose_placement(wanted, len(stack), strategies=strategies), None, {}
+        return Chosen(choose_placement(wanted, len(stack), strategies=strategies))
     examples = wanted.probe_examples if needed else min(wanted.probe_examples, EXAMPLES_FOR_A_LOOK)
-    statistics = _probe(host, wanted, stack, name, manager, examples)
-    scores = {name: score(statistics, name, manager)}
-    return choose_placement(wanted, len(stack), strategies=strategies, scores=scores), statistics, scores
-
-
-def _probe(
-    host: Host, wanted: PlacementSettings, stack: LayerStack, name: str, manager: pluggy.PluginManager, examples: int
-) -> LayerStatistics:
-    needs = plugins.scorers(manager)[name].needs
     batches = host.probe_batches(examples, wanted.probe_batch_size, wanted.random_seed)
     with _on_training_device(host):
-        return run_probe(
+        statistics = run_probe(
             host.model,
             batches,
             stack=stack,
-            needs=needs,
+            needs=plugins.scorers(manager)[name].needs,
             loss=host.loss,
+            target_modules=target_modules,
+            rank=wanted.probe_rank,
             seed=wanted.random_seed,
             checkpointing=host.trainer.args.gradient_checkpointing,
         )
+    scores = {name: score(statistics, name, manager)}
+    return Chosen(choose_placement(wanted, len(stack), strategies=strategies, scores=scores), statistics, scores)
 
 
 @contextmanager

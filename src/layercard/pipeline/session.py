@@ -210,6 +210,8 @@ def _measurement(run: PlacedRun, entries: EntryChoice, prefix: PrefixChoice, ste
     """Measure, or say why not; trainable parameters are counted in any case."""
     settings, trainer = run.settings, run.host.trainer
     allowance = Allowance(steps, settings.measure_budget, _predicted_speedup(run, entries))
+    if not run.narrowing.shed_names and not run.placement.is_all:
+        return _without_baseline(run)
     if not settings.measure:
         reason: str | None = "`measure` is off."
     elif run.placement.is_all:
@@ -222,6 +224,13 @@ def _measurement(run: PlacedRun, entries: EntryChoice, prefix: PrefixChoice, ste
     with run.narrowing.all_layers():
         baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))
     return Measurement(baseline, placed, unavailable={"step_speedup": reason})
+
+
+def _without_baseline(run: PlacedRun) -> Measurement:
+    """Where the adapter was built on fewer layers, all-layer LoRA is not there to be run or counted."""
+    placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
+    reason = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
+    return Measurement(placed=placed, unavailable={"step_speedup": reason, "baseline.trainable_parameters": reason})
 
 
 def _predicted_speedup(run: PlacedRun, entries: EntryChoice) -> float:
