@@ -16,6 +16,7 @@ from layercard.probing.statistics import Array
 
 Status = Literal["community", "reproduced"]
 Direction = Literal["higher", "lower"]
+Kind = Literal["regime", "strategy", "reference"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Outcome:
 
     name: str
     """`high`, `mid`, `low` for strata of resnorm; a strategy by depth such as `uniform`; `all_layers`; `untuned`."""
+    kind: Kind
+    """A `regime` is a stratum of the card's own layers by resnorm, a `strategy` goes by depth; `reference`s frame them."""
     layers: tuple[int, ...] | None
     """None where a publication does not name them."""
     count: int | None
@@ -136,6 +139,7 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
     layers, bounds, cost = row.get("layers"), row.get("resnorm_range"), row.get("cost") or {}
     return Outcome(
         name=row["name"],
+        kind=row["kind"],
         layers=None if layers is None else tuple(layers),
         count=row.get("count", None if layers is None else len(layers)),
         resnorm_range=None if bounds is None else (bounds[0], bounds[1]),
