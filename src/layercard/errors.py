@@ -8,6 +8,7 @@
     ├── HostError                   the trainer is not one that layercard can place into, or is too far along
     ├── ProbeError                  the probe ran and its numbers cannot be used
     ├── PlacementError              a placement cannot be applied, or did not take effect
+    ├── CardError                   a Layer Card cannot be read, or does not hold what it must
     └── PluginError                 two plugins claim one name, or one asks for what is not there
 
 Each message has three parts: what was found, what is supported, what to do.
@@ -57,6 +58,10 @@ class ProbeError(LayercardError):
 
 class PlacementError(LayercardError):
     """A placement cannot be applied, or did not take effect."""
+
+
+class CardError(LayercardError):
+    """A Layer Card cannot be used."""
 
 
 class PluginError(LayercardError):
