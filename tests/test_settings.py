@@ -59,6 +59,14 @@ def test_yaml_may_read_on_and_off_as_true_and_false(written: Any, kept: str) -> 
     assert PlacementSettings.from_user(prefix_cache=written).prefix_cache == kept
 
 
+def test_cards_are_consulted_by_auto_unless_they_are_off() -> None:
+    assert PlacementSettings.from_user().consults_cards
+    assert PlacementSettings.from_user(cards="model/data").consults_cards
+    for off in ("off", False):  # a YAML parser may read `off` as false
+        assert not PlacementSettings.from_user(cards=off).consults_cards
+    assert not PlacementSettings.from_user("uniform", cards="off").consults_cards
+
+
 BAD: list[tuple[str, Any]] = [
     ("num_layers", 0),
     ("num_layers", 2.0),
@@ -81,6 +89,11 @@ BAD: list[tuple[str, Any]] = [
     ("strategy", ""),
     ("score", 3),
     ("prefer", "fast"),
+    ("cards", True),
+    ("cards", ""),
+    ("community_cards", "yes"),
+    ("min_spearman", 1.1),
+    ("min_spearman", -0.1),
     ("min_entry", -1),
     ("layers_path", 3),
     ("random_seed", -1),
@@ -144,11 +157,13 @@ def test_what_chooses_nothing_is_refused(written: Any) -> None:
         ("1,2", {"indices": [3]}),
         ([1, 5], {"min_entry": 2}),
         ("placement.json", {"num_layers": 3}),
+        ("uniform", {"cards": "model/data"}),
+        ([1, 2], {"cards": "card.json"}),
         ("placement.json", {"strategy": "high"}),
     ],
 )
 def test_two_answers_to_one_question_are_refused(written: Any, values: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=r"Give one|Exactly one|Raise one|drop the other"):
+    with pytest.raises(SettingsError, match=r"Give one|Exactly one|Raise one|[Dd]rop"):
         PlacementSettings.from_user(written, **values)
 
 

@@ -53,7 +53,17 @@ class PlacementSettings:
     )
     prefer: Prefer = _option(
         "balanced",
-        "What `auto` leans to: `quality` (half of the layers), `balanced` (a third) or `speed` (a quarter).",
+        "What `auto` leans to: `quality`, `balanced` or `speed`; where no Layer Card matches, that is half, a third or a "
+        "quarter of the layers.",
+    )
+    cards: str | None = _option(
+        None,
+        "The one Layer Card that `auto` may use, by its key `model/dataset` or its path; `off` for none (default: every "
+        "card of the library that matches).",
+    )
+    community_cards: bool = _option(False, "Let `auto` use Layer Cards that were measured once and not yet reproduced.")
+    min_spearman: float = _option(
+        0.9, "How alike a Layer Card must rank the layers for `auto` to use it: Spearman's ρ, in [0, 1]."
     )
     min_entry: int = _option(0, "Adapt no layer below this one; backpropagation ends at the lowest adapted layer.")
     layers_path: str | None = _option(
@@ -87,6 +97,8 @@ class PlacementSettings:
         given = {n: v for n, v in (*_lora_layers_values(lora_layers).items(), *values.items()) if v is not None}
         if isinstance(given.get("prefix_cache"), bool):  # YAML reads a bare `on` or `off` as true or false
             given["prefix_cache"] = "on" if given["prefix_cache"] else "off"
+        if given.get("cards") is False:
+            given["cards"] = "off"
         known = [f.name for f in fields(cls)]
         for name in given:
             if name not in known:
@@ -108,6 +120,11 @@ class PlacementSettings:
     def placement_path(self) -> Path | None:
         """The saved placement that `lora_layers` names, or None."""
         return Path(self.lora_layers) if self.lora_layers.endswith(".json") else None
+
+    @property
+    def consults_cards(self) -> bool:
+        """Whether Layer Cards may decide: `auto`, and `cards` not `off`."""
+        return self.is_auto and self.cards != "off"
 
     @property
     def is_auto(self) -> bool:
@@ -164,7 +181,7 @@ def _spelled_out(settings: PlacementSettings) -> PlacementSettings:
 
 
 def _check_texts(s: PlacementSettings) -> None:
-    for name in ("lora_layers", "strategy", "score", "layers_path", "prefix_cache"):
+    for name in ("lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache"):
         value = getattr(s, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise SettingsError(
@@ -191,7 +208,8 @@ def _check_numbers(s: PlacementSettings) -> None:
     _between(s, "fraction", 0.0, 1.0, open_low=True)
     _between(s, "cumulative_threshold", 0.0, 1.0, open_low=True)
     _between(s, "measure_budget", 0.0, 0.5)
-    for name in ("measure", "gradient_entry"):
+    _between(s, "min_spearman", 0.0, 1.0)
+    for name in ("measure", "gradient_entry", "community_cards"):
         if not isinstance(getattr(s, name), bool):
             raise SettingsError(f"`{name}` is {getattr(s, name)!r}. It is true or false.")
     if s.indices is not None:
@@ -257,6 +275,11 @@ def _check_combination(s: PlacementSettings) -> None:
     if s.indices is not None and min(s.indices) < s.min_entry:
         raise SettingsError(
             f"`indices` holds layer {min(s.indices)}, below `min_entry` ({s.min_entry}). Raise one or lower the other."
+        )
+    if s.cards not in (None, "off") and not s.is_auto:
+        raise SettingsError(
+            f"`cards` names {s.cards!r}, and layers are chosen without cards (`lora_layers` is {s.lora_layers!r}). Drop "
+            "`cards`, or leave the choice to `auto`."
         )
     if s.placement_path is not None and (sizes or s.strategy is not None):
         raise SettingsError(
