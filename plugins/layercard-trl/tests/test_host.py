@@ -134,6 +134,15 @@ def test_dpo_reads_the_chosen_responses(dpo_trainer):
         torch.testing.assert_close(host.loss(host.model, batch).double(), plain_nll(host.model, batch))
 
 
+def test_dpo_is_judged_by_the_preference_loss_of_pairs(dpo_trainer):
+    host = locate(dpo_trainer)
+    held = host.heldout_batches(4)
+    assert held.held_back == len(held.batches) == 2
+    for batch in held.batches:
+        assert host.heldout_loss(host.model, batch).item() == pytest.approx(np.log(2), rel=1e-5)
+    assert not dpo_trainer._metrics["train"]
+
+
 def test_the_plugin_answers_for_trl(sft_trainer):
     host = plugins.manager().hook.locate_host(trainer=sft_trainer())
     assert isinstance(host, SFTHost)

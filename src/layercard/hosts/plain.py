@@ -2,7 +2,7 @@
 
 It reads the trainer's own training set through its own collator, and runs its own `compute_loss` and
 `training_step`, overridden or not. Trainers that define their own losses subclass it and answer `locate_host`
-through a plugin; what they override are `loss`, `probe_batches`, `step_batches`, `training_step` and `preserved`.
+through a plugin; what they override are `loss`, `heldout_loss`, `probe_batches`, `step_batches`, `training_step` and `preserved`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layercard.errors import HostError
+from layercard.hosts import trainer_data
 from layercard.hosts.preserved import attributes_preserved
 from layercard.hosts.rows import collated, documents_in, holding, sampled_rows
 from layercard.random_state import random_state
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from layercard.hosts.protocol import Inputs
+    from layercard.hosts.protocol import HeldOut, Inputs
 
 
 class PlainHost:
@@ -103,6 +104,25 @@ class PlainHost:
         inputs, num_items = batch
         self.trainer.training_step(model, dict(inputs), num_items)
 
+    def update_batches(self, count: int, held_back: int) -> list[list[tuple[Inputs, Any]]]:
+        """Return the micro-batches of `count` optimizer steps, as this process of the run would train them.
+
+        Rows come in an order drawn with the trainer's seed, not in that of its dataloader, which is left alone.
+        Raises `DataError` where no row is left beside the `held_back` ones.
+        """
+        return trainer_data.update_batches(self.trainer, count, held_back)
+
+    def heldout_batches(self, examples: int) -> HeldOut:
+        """Return at most `examples` rows of the eval set (the first where there are several), else of the training set.
+
+        Of the training set they are the first of the sampled order, and a quarter of it at most.
+        """
+        return trainer_data.heldout_batches(self.trainer, examples)
+
+    def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """Return the loss of these inputs by which a trained model is judged: here `loss`."""
+        return self.loss(model, inputs)
+
     @contextmanager
     def preserved(self) -> Iterator[None]:
         """Put the trainer's and its state's counters, metrics and lists back at exit."""
@@ -115,34 +135,11 @@ class PlainHost:
             yield
 
     def _batches(self, wanted: int, batch_size: int, seed: int, count: Callable[[Any], int]) -> list[Mapping[str, Any]]:
-        dataset, collate = self._dataset_and_collator()
+        dataset, collate = trainer_data.training_data(self.trainer)
         with random_state(seed):
             return collated(holding(sampled_rows(dataset, seed), wanted, count), collate, batch_size)
-
-    def _dataset_and_collator(self) -> tuple[Any, Any]:
-        """The training set and the collator, with unused columns removed as the trainer's dataloader does."""
-        trainer = self.trainer
-        dataset = trainer.train_dataset
-        if dataset is None:
-            raise HostError(
-                "The trainer has no `train_dataset`, so there is nothing to probe or time. layercard reads the "
-                "trainer's own training set; pass `train_dataset` to the trainer."
-            )
-        if _is_arrow(dataset):
-            return trainer._remove_unused_columns(dataset, description="training"), trainer.data_collator
-        return dataset, trainer._get_collator_with_removed_columns(trainer.data_collator, "training")
 
 
 def _name(kind: type) -> str:
     package = kind.__module__.split(".", 1)[0]
     return f"{package}.{kind.__name__}" if package == "transformers" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _is_arrow(dataset: Any) -> bool:
-    from transformers.utils import is_datasets_available
-
-    if not is_datasets_available():
-        return False
-    import datasets
-
-    return isinstance(dataset, datasets.Dataset)

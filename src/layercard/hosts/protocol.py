@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples to judge a short training by; none where the trainer has too few."""
+
+    source: str
+    """`eval_dataset`, or `training set` where the trainer has none: then the run trains on them later."""
+    batches: list[Inputs]
+    """Collated batches of one row each, on CPU, the same on every process."""
+    held_back: int
+    """How many rows of the training set's sampled order they are; `update_batches` leaves those out."""
 
 
 class Host(Protocol):
@@ -58,6 +71,19 @@ class Host(Protocol):
 
     def training_step(self, model: nn.Module, batch: tuple[Inputs, Any]) -> None:
         """Run the trainer's own forward and backward of one micro-batch on the prepared `model`, without the optimizer."""
+
+    def update_batches(self, count: int, held_back: int) -> list[list[tuple[Inputs, Any]]]:
+        """Return the micro-batches of `count` optimizer steps, as this process of the run would train them.
+
+        Each comes with what the trainer's step needs, counted over the whole optimizer step. Rows in the sampled order,
+        the first `held_back` left out, again and again where there are few. Every process has to ask.
+        """
+
+    def heldout_batches(self, examples: int) -> HeldOut:
+        """Return at most `examples` held-out rows: of the trainer's eval set, else of its training set."""
+
+    def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """Return the loss by which a trained model is judged, as a scalar; metrics are left as they were."""
 
     def preserved(self) -> AbstractContextManager[None]:
         """Keep what a step moves in the trainer (metrics, token counters, state) and put it back at exit."""

@@ -80,6 +80,10 @@ class DPOHost(SFTHost):
         for batch in super().probe_batches(examples, batch_size, seed):
             yield chosen_only(batch)
 
+    def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """Return the preference loss of these pairs, the trainer's own: training may lower it and raise the NLL."""
+        return PlainHost.loss(self, model, inputs)
+
 
 def chosen_only(batch: Inputs) -> dict[str, Tensor]:
     """Return the first half of a preference batch, (pairs, width), with the prompt and the padding masked in `labels`."""
