@@ -11,7 +11,8 @@ import pytest
 from layercard import LayerPlacement
 from layercard.errors import PlacementError
 
-PLACEMENT = LayerPlacement((3, 5), 6, "high", "resnorm", "by hand", cards=("a",))
+EXPECTED = {"outcome": "high", "share_kept": 0.97, "step_seconds_ratio": None}
+PLACEMENT = LayerPlacement((3, 5), 6, "high", "resnorm", "by hand", cards=("a",), expected=EXPECTED)
 
 
 def test_it_survives_its_file(tmp_path: Path) -> None:
@@ -35,6 +36,7 @@ def test_the_entry_is_the_lowest_layer() -> None:
 def test_the_digest_depends_on_layers_and_depth_alone() -> None:
     other = LayerPlacement((3, 5), 6, "random", None, "else")
     assert other.digest() == PLACEMENT.digest()
+    assert len({PLACEMENT, other}) == 2  # hashable, whatever is expected
     assert LayerPlacement((3, 5), 7, "high", "resnorm", "by hand").digest() != PLACEMENT.digest()
 
 
@@ -52,6 +54,7 @@ def test_impossible_layers_are_refused(layers: tuple[int, ...]) -> None:
         ({"layers": [True]}, "a list of whole numbers"),
         ({"num_layers": "6"}, "`num_layers` is '6'"),
         ({"layers": [9]}, "layers 0–5"),
+        ({"expected": 0.9}, "`expected` is 0.9"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,9 @@ class LayerPlacement:
     evidence: Evidence = "none"
     cards: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    expected: Mapping[str, Any] | None = field(default=None, hash=False)
+    """What the `cards` lead one to expect, as JSON: `outcome`, `share_kept` of all-layer LoRA's gain in `metric`,
+    `step_seconds_ratio`, `peak_memory_ratio` (both over all-layer LoRA), and each card's correlation; None without cards."""
 
     def __post_init__(self) -> None:
         outside = [i for i in self.layers if not 0 <= i < self.num_layers]
@@ -80,10 +83,14 @@ class LayerPlacement:
             raise PlacementError(f"{source}: `layers` is {known['layers']!r}; it is a list of whole numbers.")
         if type(known["num_layers"]) is not int:
             raise PlacementError(f"{source}: `num_layers` is {known['num_layers']!r}; it is a whole number.")
+        expected = values.get("expected")
+        if expected is not None and not isinstance(expected, dict):
+            raise PlacementError(f"{source}: `expected` is {expected!r}; it is a JSON object, or null.")
         return cls(
             **(known | {"layers": tuple(known["layers"])}),
             evidence=values.get("evidence", "none"),
             cards=tuple(values.get("cards", ())),
+            expected=expected,
         )
 
     @classmethod
