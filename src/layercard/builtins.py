@@ -1,4 +1,4 @@
-"""The built-in scorers, strategies, commands, layers and hosts, registered through the hooks that plugins use."""
+"""The built-in scorers, strategies, commands, cards, layers and hosts, registered through the hooks that plugins use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from layercard.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import click
     from torch import nn
 
@@ -43,6 +45,14 @@ def register_commands(cli: click.Group) -> None:
 
     for command in (probe, plan, plugins):
         cli.add_command(command)
+
+
+@hookimpl
+def provide_cards() -> list[Path]:
+    """Provide the cards that are shipped with layercard."""
+    from layercard.cards.library import shipped_dir
+
+    return [shipped_dir()]
 
 
 @hookimpl(trylast=True)

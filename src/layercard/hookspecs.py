@@ -2,7 +2,7 @@
 
 `register_*` fills a registry, `provide_*` returns data, `locate_*` stops at the first answer, `after_*` observes.
 A plugin is a module or object with functions of these names, decorated with `layercard.hookimpl` and named by an
-entry point of the group `layercard`. Stable: `register_scorers` and `locate_decoder_layers`.
+entry point of the group `layercard`. Stable: `register_scorers`, `locate_decoder_layers` and `provide_cards`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     import click
     from torch import nn
@@ -41,6 +42,11 @@ def register_strategies(register: Callable[[Strategy], None]) -> None:
 @hookspec
 def register_commands(cli: click.Group) -> None:
     """Add commands to the `layercard` command line."""
+
+
+@hookspec
+def provide_cards() -> Iterable[Path]:
+    """Return folders that hold Layer Cards as `<model>/<dataset>.json`; they are read as safely as any other."""
 
 
 @hookspec(firstresult=True)

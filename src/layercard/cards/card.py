@@ -87,8 +87,8 @@ class LayerCard:
 
     @property
     def targets(self) -> frozenset[str]:
-        """The target modules that were adapted."""
-        return frozenset(self.document["lora"]["targets"])
+        """The target modules that were adapted; empty where a publication does not name them."""
+        return frozenset(self.document["lora"]["targets"] or ())
 
     def importance(self, score: str) -> Array | None:
         """Return (layers,) the importance by `score`, or None where the card does not hold it."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from layercard.cards.card import LayerCard
+from layercard.cards.schema import check_card
 from layercard.files import write_text
 
 ONE_A_LINE = ("layers", "outcomes")
@@ -31,6 +32,7 @@ def _value(key: str, value: Any) -> str:
 
 
 def save_card(card: LayerCard, path: Path) -> None:
-    """Write a card atomically, its folder made where it is missing."""
+    """Write a card atomically, its folder made where it is missing; raise `CardError` where it is none."""
+    check_card(card.document, card.source)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, card_text(card.document))
