@@ -1,0 +1,50 @@
+"""What differs between the run that a Layer Card was measured in and the one it is asked about.
+
+None of it keeps a card from being used; all of it is listed, for whoever reads the placement to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from layercard.cards.card import LayerCard
+from layercard.cards.query import CardQuery
+
+FACTS = (
+    ("lora", "rank", "LoRA rank"),
+    ("lora", "alpha", "LoRA alpha"),
+    ("training", "max_length", "sequence length"),
+    ("dataset", "columns", "columns"),
+    ("dataset", "template", "template"),
+)
+"""Section and field of a card, and what people call it."""
+MODEL = (("quantization", "quantization"), ("dtype", "dtype"))
+
+
+def differences(card: LayerCard, query: CardQuery) -> tuple[str, ...]:
+    """Return one phrase for each thing that both sides know and that differs."""
+    return tuple(
+        f"{name} {_shown(here)} here, {_shown(there)} on the card" for name, here, there in _pairs(card, query)
+    )
+
+
+def _pairs(card: LayerCard, query: CardQuery) -> Iterator[tuple[str, Any, Any]]:
+    for section, field, name in FACTS:
+        there = _section(card, section).get(field)
+        if field in query.facts and there is not None and query.facts[field] != there:
+            yield name, query.facts[field], there
+    known = _section(card, "model")
+    for field, name in MODEL:
+        if field in known and known[field] != query.model.get(field):
+            yield name, query.model.get(field), known[field]
+    if known.get("gguf") and card.fingerprint != query.model["fingerprint"]:
+        yield "weights", "as they were loaded", f"made from a GGUF file of {known['gguf']}"
+
+
+def _section(card: LayerCard, name: str) -> Mapping[str, Any]:
+    return card.document.get(name) or {}
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)
