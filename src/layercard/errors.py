@@ -8,6 +8,7 @@
     ├── HostError                   the trainer is not one that layercard can place into, or is too far along
     ├── ProbeError                  the probe ran and its numbers cannot be used
     ├── PlacementError              a placement cannot be applied, or did not take effect
+    ├── QualityError                the placed layers kept too little in a trial, and the run was told to stop then
     ├── CardError                   a Layer Card cannot be read, or does not hold what it must
     └── PluginError                 two plugins claim one name, or one asks for what is not there
 
@@ -22,6 +23,7 @@ from collections.abc import Iterable
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CHECK_FAILED = 3
+EXIT_QUALITY = 4
 
 
 class LayercardError(Exception):
@@ -62,6 +64,12 @@ class PlacementError(LayercardError):
 
 class CardError(LayercardError):
     """A Layer Card cannot be used."""
+
+
+class QualityError(LayercardError):
+    """The placed layers kept too little of all-layer LoRA's gain in a trial before training."""
+
+    exit_code = EXIT_QUALITY
 
 
 class PluginError(LayercardError):

@@ -1,4 +1,4 @@
-"""`random_state`: a block that leaves every random generator as it found it."""
+"""`random_state`: a block that leaves every random generator as it found it; `seed_all` sets them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def random_state(seed: int | None = None) -> Iterator[None]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     try:
         if seed is not None:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
+            seed_all(seed)
         yield
     finally:
         random.setstate(python)
@@ -27,3 +25,10 @@ def random_state(seed: int | None = None) -> Iterator[None]:
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def seed_all(seed: int) -> None:
+    """Start every random generator from `seed`."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -19,6 +19,7 @@ from layercard.sizes import parse_prefix_cache
 
 Prefer = Literal["quality", "balanced", "speed"]
 CheckpointingAboveEntry = Literal["keep", "off", "auto"]
+OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 
 SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold")
 
@@ -75,6 +76,20 @@ class PlacementSettings:
     probe_rank: int = _option(8, "Adapter rank that the probe assumes where the model has no adapters yet.")
     measure: bool = _option(True, "Time all-layer and placed steps at the start of training.")
     measure_budget: float = _option(0.02, "Largest share of the planned steps that timing may take, in [0, 0.5].")
+    guard: bool = _option(
+        True, "Try the placed layers against all layers for a few steps before training, by held-out loss."
+    )
+    on_quality_loss: OnQualityLoss = _option(
+        "warn",
+        "What to do where the trial keeps less than `quality_threshold`: `warn`, `stop` before training, adapt "
+        "`all_layers`, or `widen` the placement and try again.",
+    )
+    quality_threshold: float = _option(
+        0.9, "Smallest share of all-layer LoRA's gain in held-out loss that the trial may keep, in [0, 1]."
+    )
+    guard_budget: float = _option(
+        0.03, "Largest share of the planned steps that the trial may take, timing included, in [0, 0.5]."
+    )
     gradient_entry: bool = _option(True, "End backpropagation at the lowest adapted layer.")
     checkpointing_above_entry: CheckpointingAboveEntry = _option(
         "keep",
@@ -209,7 +224,9 @@ def _check_numbers(s: PlacementSettings) -> None:
     _between(s, "cumulative_threshold", 0.0, 1.0, open_low=True)
     _between(s, "measure_budget", 0.0, 0.5)
     _between(s, "min_spearman", 0.0, 1.0)
-    for name in ("measure", "gradient_entry", "community_cards"):
+    _between(s, "guard_budget", 0.0, 0.5)
+    _between(s, "quality_threshold", 0.0, 1.0)
+    for name in ("measure", "guard", "gradient_entry", "community_cards"):
         if not isinstance(getattr(s, name), bool):
             raise SettingsError(f"`{name}` is {getattr(s, name)!r}. It is true or false.")
     if s.indices is not None:
@@ -252,6 +269,7 @@ def _check_choices(s: PlacementSettings) -> None:
     for name, allowed in (
         ("prefer", ("quality", "balanced", "speed")),
         ("checkpointing_above_entry", ("keep", "off", "auto")),
+        ("on_quality_loss", ("warn", "stop", "all_layers", "widen")),
     ):
         value = getattr(s, name)
         if value not in allowed:

@@ -24,7 +24,9 @@ from layercard.errors import EXIT_CHECK_FAILED
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
 
-TRAINING_ONLY = {"measure", "measure_budget", "prefix_cache"}
+TRAINING_ONLY = {
+    "measure", "measure_budget", "guard", "on_quality_loss", "quality_threshold", "guard_budget", "prefix_cache",
+}  # fmt: skip
 """Settings of a training run that change neither the choice nor the prediction."""
 SETTINGS = [field.name for field in fields(PlacementSettings) if field.name not in TRAINING_ONLY]
 FILE = click.Path(path_type=Path, dir_okay=False)

@@ -1,5 +1,7 @@
 """`as_found`: run a block on a frozen, noiseless model in training mode, and leave the model exactly as it came.
 
+`noiseless` is the part of it that leaves adapters and what trains as they are: what a loss is judged by.
+
 Training mode because the memory of a pass should be that of a training step, gradient checkpointing included; every
 dropout is at p = 0, adapters are disabled, nothing requires grad. Modes, `requires_grad`, gradients, random state,
 dropout, cache and checkpointing flags are put back, also when the block fails.
@@ -19,24 +21,43 @@ from torch.utils.checkpoint import checkpoint
 from layercard.anatomy.layers import LayerStack
 from layercard.random_state import random_state
 
-NOISE = ("dropout", "drop_prob", "layerdrop", "jitter_noise")
+NOISE = ("dropout", "drop_prob", "layerdrop", "jitter_noise", "neftune_noise_alpha")
 
 
 @contextmanager
 def as_found(model: nn.Module, stack: LayerStack, *, checkpointing: bool | None = None) -> Iterator[None]:
     """Hold the model still for the block. `checkpointing` None keeps what the model has; it is made non-reentrant."""
     with ExitStack() as undo:
-        undo.enter_context(random_state())
-        for name in ("use_cache", "output_router_logits"):
-            _set_in_configs(undo, model, name, lambda _: False)
-        _set_in_configs(undo, model, "problem_type", lambda found: found)  # classifiers fill it in at their first loss
-        for module in model.modules():
-            _set(undo, module, "training", True)
-            _silence(undo, module)
+        _hold_still(undo, model)
         _checkpoint(undo, model, stack, checkpointing)
         _freeze(undo, model)
         undo.enter_context(_without_adapters(model))
         yield
+
+
+@contextmanager
+def noiseless(model: nn.Module) -> Iterator[None]:
+    """Run forwards in training mode without noise or checkpointing inside the block, whatever trains.
+
+    Training mode because a forward in evaluation mode repacks 4-bit weights on a CPU, through which no gradient flows
+    afterwards.
+    """
+    with ExitStack() as undo:
+        _hold_still(undo, model)
+        for module in model.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                _set(undo, module, "gradient_checkpointing", False)
+        yield
+
+
+def _hold_still(undo: ExitStack, model: nn.Module) -> None:
+    undo.enter_context(random_state())
+    for name in ("use_cache", "output_router_logits"):
+        _set_in_configs(undo, model, name, lambda _: False)
+    _set_in_configs(undo, model, "problem_type", lambda found: found)  # classifiers fill it in at their first loss
+    for module in model.modules():
+        _set(undo, module, "training", True)
+        _silence(undo, module)
 
 
 def _set(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
@@ -64,7 +85,8 @@ def _silence(undo: ExitStack, module: nn.Module) -> None:
     if isinstance(module, nn.modules.dropout._DropoutNd):
         _set(undo, module, "p", 0.0)
     for name, value in list(vars(module).items()):
-        if isinstance(value, float) and value != 0.0 and any(noise in name for noise in NOISE):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and value != 0 and any(noise in name for noise in NOISE):
             _set(undo, module, name, 0.0)
 
 
