@@ -38,12 +38,13 @@ def register_strategies(register: Callable[[Any], None]) -> None:
 
 @hookimpl
 def register_commands(cli: click.Group) -> None:
-    """Add `probe`, `plan` and `plugins`."""
+    """Add `probe`, `plan`, `plugins` and `cards`."""
+    from layercard.cli.cards.group import cards
     from layercard.cli.plan import plan
     from layercard.cli.plugins import plugins
     from layercard.cli.probe import probe
 
-    for command in (probe, plan, plugins):
+    for command in (probe, plan, plugins, cards):
         cli.add_command(command)
 
 

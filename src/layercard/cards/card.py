@@ -125,6 +125,27 @@ class LayerCard:
             return None
         return gain / reference
 
+    def relative_to_all_layers(self, name: str) -> float | None:
+        """Return an outcome's main metric over that of all-layer LoRA, where higher is better; None where unknown."""
+        outcome, reference = (self.outcomes.get(n) for n in (name, "all_layers"))
+        if outcome is None or reference is None:
+            return None
+        value, whole = (o.metrics.get(self.main_metric) for o in (outcome, reference))
+        if value is None or whole is None or whole.direction == "lower" or whole.value <= 0:
+            return None
+        return value.value / whole.value
+
+    @property
+    def best(self) -> str | None:
+        """The name of the set of layers, all of them apart, that did best in the main metric; None where none is known."""
+        found = {n: o.metrics[self.main_metric] for n, o in self.outcomes.items() if self._rivals(o)}
+        if not found:
+            return None
+        return max(found, key=lambda n: found[n].value if found[n].direction == "higher" else -found[n].value)
+
+    def _rivals(self, outcome: Outcome) -> bool:
+        return outcome.kind != "reference" and self.main_metric in outcome.metrics
+
 
 def slug(text: str) -> str:
     """Return the last part of an id as a file name: lower case, letters, digits, dots and hyphens."""

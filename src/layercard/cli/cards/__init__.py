@@ -1,0 +1,1 @@
+"""`layercard cards`: the library of Layer Cards; one file a command."""

@@ -1,0 +1,28 @@
+"""`layercard cards add`: put Layer Cards into the user's own library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from layercard.cli.options import CONTEXT, output_options
+from layercard.cli.output import Output
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--replace", is_flag=True, help="Replace cards of the same name in your own library.")
+@output_options
+def add(paths: tuple[str, ...], replace: bool, as_json: bool) -> None:
+    """Check card files and copy them into your own library; copy none where one cannot be taken."""
+    from layercard.cards.adding import add_cards
+    from layercard.cards.reading import read_card
+
+    output = Output(as_json=as_json)
+    given = [read_card(Path(path), source=path) for path in paths]
+    placed = add_cards(given, replace=replace)
+    for card, target in zip(given, placed, strict=True):
+        output.say(f"Added {card.key}: {target}")
+    rows = [{"key": card.key, "path": str(target)} for card, target in zip(given, placed, strict=True)]
+    output.finish({"added": rows})

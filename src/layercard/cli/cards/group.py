@@ -1,0 +1,21 @@
+"""`layercard cards`: the group that holds the commands about Layer Cards."""
+
+from __future__ import annotations
+
+import click
+
+from layercard.cli.cards.add import add
+from layercard.cli.cards.diff import diff
+from layercard.cli.cards.listing import list_cards
+from layercard.cli.cards.show import show
+from layercard.cli.cards.validate import validate
+from layercard.cli.options import CONTEXT
+
+
+@click.group(context_settings=CONTEXT)
+def cards() -> None:
+    """List, show, check and compare Layer Cards: what layers were worth, by model and dataset."""
+
+
+for command in (list_cards, show, validate, diff, add):
+    cards.add_command(command)

@@ -1,0 +1,57 @@
+"""`layercard cards list`: every Layer Card that can be found, and every file that was refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from layercard.cli.cards.words import UNKNOWN, kept, ratio, say_refused, summary
+from layercard.cli.options import CONTEXT, output_options
+from layercard.cli.output import Output
+
+
+@click.command("list", context_settings=CONTEXT)
+@click.option("--model", help="Only cards whose model's id holds this text.")
+@click.option("--dataset", help="Only cards whose dataset's id holds this text.")
+@click.option("--kind", type=click.Choice(["measured", "published"]), help="Only cards of this provenance.")
+@output_options
+def list_cards(model: str | None, dataset: str | None, kind: str | None, as_json: bool) -> None:
+    """List Layer Cards: those shipped, those of plugins, and your own."""
+    from layercard.cards.library import Library, default_user_dir
+
+    output, library = Output(as_json=as_json), Library.open()
+    wanted = {"model": model, "dataset": dataset, "kind": kind}
+    listed = [row for row in map(summary, library.cards) if _asked_for(row, wanted)]
+    if listed:
+        output.console.print(_table(listed))
+    output.say(f"{len(listed)} of {len(library.cards)} cards. Your own: {default_user_dir()}")
+    if listed:
+        output.say(
+            "best: the set of layers, not all, that did best in the card's main metric; kept: of all-layer LoRA; step: "
+            "its seconds over all-layer LoRA's. Published cards inform; only measured ones can match a run."
+        )
+    refused = say_refused(output, library.rejected)
+    output.finish({"cards": listed, "rejected": refused})
+
+
+def _asked_for(row: dict[str, Any], wanted: dict[str, str | None]) -> bool:
+    return all(text is None or text.lower() in row[part].lower() for part, text in wanted.items())
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("card", "layers", "kind", "status", "best", "kept", "step"):
+        table.add_column(heading, justify="right" if heading in {"layers", "step"} else "left", overflow="fold")
+    for row in rows:
+        best = row["best"]
+        status = f"{row['status']}, quick" if row["quick"] else row["status"]
+        cells = [row["key"], str(row["num_layers"]), row["kind"], status]
+        if best is None:
+            cells += [UNKNOWN] * 3
+        else:
+            cells += [best["name"], kept(best, row["main_metric"]), ratio(best["step_seconds_ratio"])]
+        table.add_row(*map(Text, cells))
+    return table

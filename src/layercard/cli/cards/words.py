@@ -1,0 +1,75 @@
+"""How the commands about Layer Cards say things: the best set of layers of a card, shares, ratios, refused files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from layercard.cli.output import Output
+
+if TYPE_CHECKING:
+    from layercard.cards.card import LayerCard
+
+UNKNOWN = "–"
+
+
+def summary(card: LayerCard) -> dict[str, Any]:
+    """Return what `cards list --json` says of a card."""
+    model, dataset = card.document["model"], card.document["dataset"]
+    return {
+        "key": card.key,
+        "model": model["id"],
+        "num_layers": card.num_layers,
+        "dataset": dataset["id"],
+        "kind": card.document["provenance"]["kind"],
+        "status": card.status,
+        "quick": bool(card.document.get("quick")),
+        "main_metric": card.main_metric,
+        "best": None if card.best is None else achieved(card, card.best),
+        "source": card.source,
+    }
+
+
+def achieved(card: LayerCard, name: str) -> dict[str, Any]:
+    """Return what one outcome reached and cost, as far as the card says."""
+    outcome = card.outcomes[name]
+    metric = outcome.metrics.get(card.main_metric)
+    return {
+        "name": name,
+        "kind": outcome.kind,
+        "layers": None if outcome.layers is None else list(outcome.layers),
+        "count": outcome.count,
+        "value": None if metric is None else metric.value,
+        "gain": card.gain(name),
+        "share_kept": card.share_kept(name),
+        "relative_to_all_layers": card.relative_to_all_layers(name),
+        "step_seconds_ratio": outcome.step_seconds_ratio,
+        "peak_memory_ratio": outcome.peak_memory_ratio,
+    }
+
+
+def kept(found: Mapping[str, Any], metric: str) -> str:
+    """Return the share of all-layer LoRA's gain that was kept, or else the metric over all-layer LoRA's."""
+    if found["share_kept"] is not None:
+        return f"{found['share_kept']:.0%} of the gain"
+    if found["relative_to_all_layers"] is not None:
+        return f"{found['relative_to_all_layers']:.0%} of its {metric}"
+    return UNKNOWN
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio over all-layer LoRA."""
+    return UNKNOWN if value is None else f"{value:.2f}"
+
+
+def number(value: float | None) -> str:
+    """Return a number in four digits."""
+    return UNKNOWN if value is None else f"{value:.4g}"
+
+
+def say_refused(output: Output, rejected: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """Name every refused card, and return what `--json` says of them."""
+    listed = [{"source": source, "reason": reason} for source, reason in rejected]
+    for row in listed:
+        output.say(f"Refused: {row['reason']}")
+    return listed
