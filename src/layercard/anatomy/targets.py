@@ -1,7 +1,7 @@
 """Finds the target modules: the matrices in each layer that LoRA adapts, or would adapt.
 
-Offers `find_targets` and `weights_out_of_reach`. Where adapters exist, the targets are the adapted modules, each with
-its own A; otherwise they are all linear modules of the layers, or those named.
+Offers `find_targets`, `linear_names` and `weights_out_of_reach`. Where adapters exist, the targets are the adapted
+modules, each with its own A; otherwise they are all linear modules of the layers, or those named.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ def find_targets(model: nn.Module, stack: LayerStack, *, names: Sequence[str] | 
             else f"The layers of {type(model).__name__} hold no linear module that LoRA could adapt."
         )
     return chosen
+
+
+def linear_names(stack: LayerStack) -> frozenset[str]:
+    """Return the paths, inside a layer, of every linear module of the base model, adapted or not."""
+    modules = (named for layer in stack.layers for named in layer.named_modules())
+    return frozenset(n.removesuffix(".base_layer") for n, m in modules if _is_linear(m) and "lora_" not in n)
 
 
 def _adapted(stack: LayerStack, layer: int) -> Iterator[TargetModule]:

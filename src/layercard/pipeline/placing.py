@@ -6,7 +6,7 @@ inside `train()` (`session.py`). Where any of it fails, the trainer is left as i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
+from layercard.pipeline.consulting import consult, run_facts
 from layercard.pipeline.probing import locate_layers, score
 from layercard.pipeline.resume import is_resuming, saved_placement
 from layercard.pipeline.session import PlacedRun
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from layercard.anatomy.layers import LayerStack
     from layercard.hosts.protocol import Host
     from layercard.placement.placement import LayerPlacement
-    from layercard.probing.statistics import LayerStatistics
+    from layercard.probing.statistics import LayerStatistics, Need
     from layercard.scores.base import LayerScores
 
 EXAMPLES_FOR_A_LOOK = 8
@@ -49,6 +50,8 @@ class Chosen:
     statistics: LayerStatistics | None = None
     scores: Mapping[str, LayerScores] = field(default_factory=dict)
     reused: bool = False
+    notes: tuple[str, ...] = ()
+    """What a person should know of the Layer Cards that were consulted."""
 
 
 def place(
@@ -65,8 +68,8 @@ def place(
     mapping of settings; any other setting of `PlacementSettings` by its name; `chosen` is what `choose_layers` returned
     where a host builds its adapter from a placement. Returns the placed run, whose `report` is
     complete when training ends. placement.json is written to the trainer's output directory.
-    Raises `SettingsError`, `HostError`, `ModelError`, `DataError`, `ProbeError` or `PlacementError` before any training,
-    with the trainer left as it was.
+    Raises `SettingsError`, `CardError`, `HostError`, `ModelError`, `DataError`, `ProbeError` or `PlacementError` before any
+    training, with the trainer left as it was.
     """
     wanted = PlacementSettings.from_user(lora_layers, **settings)
     manager = manager or plugins.manager()
@@ -96,6 +99,7 @@ def place(
         reused=chosen.reused,
         statistics=statistics,
         units=estimate_unit_costs(host.model, stack),
+        notes=chosen.notes,
     )
     manager.hook.after_placement(placement=placement)
     return run
@@ -142,6 +146,8 @@ def choose_layers(
 ) -> Chosen:
     """Return an earlier run's placement where there is one; else probe where the choice needs it, and choose.
 
+    `auto` takes what matching Layer Cards lead to, and goes by depth where none matches.
+
     `target_modules` (suffixes) stand in for adapters where the model has none yet. Raises as `place` does.
     """
     placement = saved_placement(host, wanted, len(stack))
@@ -153,22 +159,41 @@ def choose_layers(
     name = needed or (DEFAULT_SCORE if wanted.is_auto else None)
     if name is None:
         return Chosen(choose_placement(wanted, len(stack), strategies=strategies))
-    examples = wanted.probe_examples if needed else min(wanted.probe_examples, EXAMPLES_FOR_A_LOOK)
+    consultation = None
+    if wanted.consults_cards:
+        consultation = consult(wanted, manager, host.model, stack, target_modules=target_modules, facts=run_facts(host))
+    thorough = needed is not None or (consultation is not None and consultation.worth_probing)
+    examples = wanted.probe_examples if thorough else min(wanted.probe_examples, EXAMPLES_FOR_A_LOOK)
+    statistics = _probe(host, wanted, stack, plugins.scorers(manager)[name].needs, examples, target_modules)
+    scores = {name: score(statistics, name, manager)}
+    placement = choose_placement(wanted, len(stack), strategies=strategies, scores=scores)
+    if consultation is None:
+        return Chosen(placement, statistics, scores)
+    decision = consultation.decide(scores[DEFAULT_SCORE], placement)
+    return Chosen(decision.placement, statistics, scores, notes=decision.notes)
+
+
+def _probe(
+    host: Host,
+    wanted: PlacementSettings,
+    stack: LayerStack,
+    needs: Iterable[Need],
+    examples: int,
+    target_modules: Sequence[str] | None,
+) -> LayerStatistics:
     batches = host.probe_batches(examples, wanted.probe_batch_size, wanted.random_seed)
     with _on_training_device(host):
-        statistics = run_probe(
+        return run_probe(
             host.model,
             batches,
             stack=stack,
-            needs=plugins.scorers(manager)[name].needs,
+            needs=needs,
             loss=host.loss,
             target_modules=target_modules,
             rank=wanted.probe_rank,
             seed=wanted.random_seed,
             checkpointing=host.trainer.args.gradient_checkpointing,
         )
-    scores = {name: score(statistics, name, manager)}
-    return Chosen(choose_placement(wanted, len(stack), strategies=strategies, scores=scores), statistics, scores)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _request(settings: PlacementSettings, num_layers: int, scores: LayerScores |
             f"`min_entry` is {settings.min_entry}, and the model has layers 0–{num_layers - 1}. Choose one of those."
         )
     available = num_layers - settings.min_entry
-    count = _asked(settings, num_layers)
+    count = asked_count(settings, num_layers)
     if count is not None and count > available:
         below = f", of which `min_entry` ({settings.min_entry}) leaves {available}" if settings.min_entry else ""
         field = "num_layers" if settings.num_layers is not None else "fraction"
@@ -123,7 +123,7 @@ def _request(settings: PlacementSettings, num_layers: int, scores: LayerScores |
     )
 
 
-def _asked(settings: PlacementSettings, num_layers: int) -> int | None:
+def asked_count(settings: PlacementSettings, num_layers: int) -> int | None:
     """Return the number of layers that was asked for, a `fraction` rounded to the nearest and never to none."""
     if settings.fraction is not None:
         return max(1, math.floor(settings.fraction * num_layers + 0.5))
@@ -146,7 +146,7 @@ def _from_indices(indices: list[int], num_layers: int) -> LayerPlacement:
 
 
 def _from_auto(settings: PlacementSettings, request: StrategyRequest) -> LayerPlacement:
-    asked = _asked(settings, request.num_layers) is not None
+    asked = asked_count(settings, request.num_layers) is not None
     narrowed = auto_request(request, settings.prefer, request.count if asked else None)
     layers = choose_auto(narrowed, settings.prefer)
     many = f"{len(layers)} of {request.num_layers} layers"

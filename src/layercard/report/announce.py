@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from layercard.anatomy.layers import describe
@@ -20,8 +22,9 @@ def announcement(
     reused: bool,
     statistics: LayerStatistics | None,
     units: UnitCosts,
+    notes: Sequence[str] = (),
 ) -> list[str]:
-    """Return the lines to say."""
+    """Return the lines to say; `notes` are about the Layer Cards that were consulted."""
     predicted = predict_step(
         placement.num_layers,
         placement.layers,
@@ -31,6 +34,7 @@ def announcement(
         units=units,
     )
     lines = [f"layercard adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
+    lines.extend(notes)
     if reused:
         lines.append("This placement was saved by an earlier run in the output directory; nothing was probed.")
     if statistics is not None:
@@ -57,11 +61,18 @@ def announce(
     reused: bool,
     statistics: LayerStatistics | None,
     units: UnitCosts,
+    notes: Sequence[str] = (),
 ) -> None:
     """Say it on standard error."""
     console = Console(stderr=True, highlight=False)
     lines = announcement(
-        placement, settings, checkpointing=checkpointing, reused=reused, statistics=statistics, units=units
+        placement,
+        settings,
+        checkpointing=checkpointing,
+        reused=reused,
+        statistics=statistics,
+        units=units,
+        notes=notes,
     )
     for line in lines:
         console.print(line, markup=False)

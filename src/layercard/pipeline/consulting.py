@@ -1,0 +1,227 @@
+"""Consults Layer Cards where `auto` chooses: the same for every host and for the command line.
+
+`consult` reads the library and asks whether any card may decide for a model; where one may, a full probe is worth its
+time, and `Consultation.decide` lets the cards whose ranks turn out alike choose. The library never fails a run, unless
+the user named a card: then whatever keeps that card from deciding stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel
+
+from layercard.anatomy.layers import LayerStack
+from layercard.anatomy.targets import find_targets, linear_names
+from layercard.cards.card import LayerCard
+from layercard.cards.fingerprint import SIZES, model_fingerprint, public_id
+from layercard.cards.library import Library
+from layercard.cards.query import SCORE, CardQuery, may_be_same_model, why_incomparable, why_unwelcome
+from layercard.cards.transfer import CardChoice, TransferRules, transfer
+from layercard.errors import CardError, ModelError
+from layercard.placement.choose import asked_count
+from layercard.placement.placement import LayerPlacement
+from layercard.settings import PlacementSettings
+
+if TYPE_CHECKING:
+    import pluggy
+    from torch import nn
+
+    from layercard.hosts.protocol import Host
+    from layercard.scores.base import LayerScores
+
+NOT_OF_THIS_MODEL = "no Layer Card is of this model"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The cards that one run may consult."""
+
+    cards: tuple[LayerCard, ...]
+    notes: tuple[str, ...] = ()
+    """What a person should know of the library: the cards that were refused."""
+    named: bool = False
+    """Whether it is the one card that the user named."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The placement that cards led to, or the one without them where they decide nothing."""
+
+    placement: LayerPlacement
+    choice: CardChoice | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Consultation:
+    """The cards, and what they are asked; `query` is None where none may decide, and `why_not` says why."""
+
+    shelf: Shelf
+    settings: PlacementSettings
+    query: CardQuery | None
+    why_not: str = ""
+
+    @property
+    def worth_probing(self) -> bool:
+        """Whether a card may decide, if its ranks turn out alike."""
+        return self.query is not None
+
+    def decide(self, scores: LayerScores, fallback: LayerPlacement) -> Decision:
+        """Return what the cards choose for layers that rank by `scores` (resnorm), or `fallback` with the reason added.
+
+        Raises `CardError` where the user named a card and it does not decide.
+        """
+        if self.query is None:
+            return Decision(without_cards(fallback, self.why_not), notes=self.shelf.notes)
+        query = replace(self.query, importance=scores.importance)
+        choice = transfer(self.shelf.cards, query, transfer_rules(self.settings, query.num_layers))
+        if choice.chosen is None and self.shelf.named:
+            raise _unfit(choice.matches[0].card, choice.matches[0].why_not or choice.reason)
+        placement = placement_from(choice, query, self.settings) or without_cards(fallback, choice.reason)
+        return Decision(placement, choice, (*self.shelf.notes, *_differences(choice)))
+
+
+def consult(
+    settings: PlacementSettings,
+    manager: pluggy.PluginManager,
+    model: Any,
+    stack: LayerStack,
+    *,
+    target_modules: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Consultation:
+    """Return what cards may decide for a loaded model; settled before anything is probed.
+
+    `target_modules` (suffixes) stand in for adapters where there are none; `facts` are what `CardQuery.facts` holds.
+    Raises `CardError` where the user named a card that cannot be read or may not decide.
+    """
+    shelf = open_shelf(settings, manager)
+    if not may_speak(shelf, model.config, len(stack)):
+        return Consultation(shelf, settings, None, NOT_OF_THIS_MODEL)
+    try:
+        query = card_query(model, stack, target_modules=target_modules, facts=facts)
+    except ModelError as error:
+        if shelf.named:
+            raise
+        return Consultation(shelf, settings, None, f"Layer Cards were not consulted: {error}")
+    why_not = _why_none_may(shelf, query, settings)
+    return Consultation(shelf, settings, query if why_not is None else None, why_not or "")
+
+
+def open_shelf(settings: PlacementSettings, manager: pluggy.PluginManager) -> Shelf:
+    """Return the cards that `settings` let in; raise `CardError` where the card that they name cannot be used."""
+    try:
+        library = Library.open(manager=manager)
+    except OSError as error:  # a folder that may not be read
+        return Shelf((), (f"The library of Layer Cards cannot be read: {error}",))
+    if settings.cards is not None:
+        return Shelf(library.named(settings.cards), named=True)
+    if not library.rejected:
+        return Shelf(library.cards)
+    listed = "; ".join(reason for _, reason in library.rejected)
+    return Shelf(library.cards, (f"Layer Cards that were left out ({len(library.rejected)}): {listed}",))
+
+
+def may_speak(shelf: Shelf, config: Any, num_layers: int) -> tuple[LayerCard, ...]:
+    """Return the cards that may be of a model with this configuration, or the named one; no weights are read."""
+    if shelf.named:
+        return shelf.cards
+    text = config.get_text_config()
+    sizes = {name: getattr(text, name) for name in SIZES if hasattr(text, name)}
+    model_id = public_id(config.name_or_path)
+    return tuple(card for card in shelf.cards if may_be_same_model(card, num_layers, sizes, model_id))
+
+
+def card_query(
+    model: nn.Module,
+    stack: LayerStack,
+    *,
+    target_modules: Sequence[str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> CardQuery:
+    """Return the query of a loaded model, without a ranking yet; raise `ModelError` where it cannot be identified."""
+    targets = find_targets(model, stack, names=target_modules)
+    ranks = [target.lora_a.shape[0] for target in targets if target.lora_a is not None]
+    return CardQuery(
+        model=model_fingerprint(model, stack=stack),
+        targets=frozenset(target.name for target in targets),
+        linear=linear_names(stack),
+        facts=({"rank": max(ranks)} if ranks else {}) | dict(facts or {}),
+    )
+
+
+def run_facts(host: Host) -> dict[str, Any]:
+    """Return what a trainer tells of its run that a card holds too: the adapters' alpha, the length of a sequence."""
+    found = {}
+    length = vars(host.trainer.args).get("max_length")
+    if isinstance(length, int):
+        found["max_length"] = length
+    if isinstance(host.model, PeftModel):
+        found["alpha"] = vars(next(iter(host.model.peft_config.values())))["lora_alpha"]
+    return found
+
+
+def transfer_rules(settings: PlacementSettings, num_layers: int) -> TransferRules:
+    """Return what `settings` ask of cards; naming a card is the word that one not reproduced needs."""
+    return TransferRules(
+        min_spearman=settings.min_spearman,
+        community=settings.community_cards or settings.cards is not None,
+        prefer=settings.prefer,
+        min_entry=settings.min_entry,
+        count=asked_count(settings, num_layers),
+    )
+
+
+def placement_from(choice: CardChoice, query: CardQuery, settings: PlacementSettings) -> LayerPlacement | None:
+    """Return the placement that cards chose, or None where they chose none."""
+    if choice.chosen is None:
+        return None
+    return LayerPlacement(
+        layers=choice.chosen.layers,
+        num_layers=query.num_layers,
+        strategy="auto",
+        score=SCORE if choice.chosen.by_score else None,
+        reason=f"`auto` leaning to {settings.prefer}: {choice.reason}",
+        evidence="measured card",
+        cards=tuple(match.card.key for match in choice.used),
+        expected=choice.expected(),
+    )
+
+
+def without_cards(fallback: LayerPlacement, why_not: str) -> LayerPlacement:
+    """Return the placement that was chosen without cards, saying why no card chose it."""
+    return replace(fallback, reason=f"{fallback.reason} ({why_not})")
+
+
+def _why_none_may(shelf: Shelf, query: CardQuery, settings: PlacementSettings) -> str | None:
+    """Return why no card may decide, whatever its ranks; None where one may."""
+    rules = transfer_rules(settings, query.num_layers)
+    kept_out = []
+    for card in shelf.cards:
+        apart = why_incomparable(card, query)
+        reason = apart or why_unwelcome(card, query, community=rules.community)
+        if reason is None:
+            return None
+        if shelf.named:
+            raise _unfit(card, reason)
+        if apart is None:
+            kept_out.append(f"{card.key}: {reason}")
+    return f"no Layer Card of this model may decide; {'; '.join(kept_out)}" if kept_out else NOT_OF_THIS_MODEL
+
+
+def _differences(choice: CardChoice) -> tuple[str, ...]:
+    return tuple(
+        f"The Layer Card {match.card.key} was measured otherwise: {', '.join(match.differences)}."
+        for match in choice.used
+        if match.differences
+    )
+
+
+def _unfit(card: LayerCard, reason: str) -> CardError:
+    return CardError(
+        f"The Layer Card `{card.key}` ({card.source}) cannot decide here: {reason}. Name another, or drop `cards` and take "
+        "what matches, or else the choice by depth."
+    )
