@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from layercard.anatomy.backward_watch import BackwardWatch, cause_of, hidden_of, with_hidden
+from layercard.anatomy.checkpoint_input import MarkedCheckpoint, hooks_run_inside
 from layercard.anatomy.input_gradients import SilencedHooks
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.trainable_below import obstacle_below, trainable_below
@@ -113,6 +114,7 @@ class GradientEntry:
         self._checkpointing_above = checkpointing_above
         self._unchecked: list[nn.Module] = []
         self._silenced = SilencedHooks(model)
+        self._checkpoint = MarkedCheckpoint(stack.layers[entry])
         self._undo: ExitStack | None = None
 
     def __enter__(self) -> GradientEntry:
@@ -149,18 +151,37 @@ class GradientEntry:
 
     def _register(self, undo: ExitStack) -> None:
         layers = self._stack.layers
+        if hooks_run_inside(layers[self._entry]):
+            undo.callback(self._checkpoint.remove)
+            self._mark_checkpoint()
+            owner = self._model.get_submodule(self._stack.path.rpartition(".")[0])
+            undo.callback(owner.register_forward_pre_hook(self._begin_model).remove)
         if self._entry > 0:
             undo.callback(layers[0].register_forward_pre_hook(self._begin_prefix, with_kwargs=True).remove)
         undo.callback(layers[self._entry].register_forward_pre_hook(self._begin_entry, with_kwargs=True).remove)
+
+    def _begin_model(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Run before the model that holds the layers, whose hooks would come too late to undo what the host did."""
+        if torch.is_grad_enabled():
+            self._follow_host()
+            self._mark_checkpoint()
+
+    def _mark_checkpoint(self) -> None:
+        entry = self._stack.layers[self._entry]
+        if _is_reentrant(entry):
+            self._checkpoint.install()
+
+    def _follow_host(self) -> None:
+        self._silenced.silence_again()
+        for flagged in self._unchecked:
+            if flagged.gradient_checkpointing:
+                _set_flag(flagged, False)
 
     def _begin_prefix(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run before layer 0: undo what the host did since; the prefix gets no graph in any case."""
         if not torch.is_grad_enabled():
             return None
-        self._silenced.silence_again()
-        for flagged in self._unchecked:
-            if flagged.gradient_checkpointing:
-                _set_flag(flagged, False)
+        self._follow_host()
         return _detached(args, kwargs)
 
     def _begin_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,0 +1,21 @@
+"""The hooks through which layercard-axolotl joins layercard. Imports Axolotl only where a trainer or a command asks."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from layercard.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from layercard.hosts.protocol import Host
+
+
+@hookimpl(tryfirst=True)
+def locate_host(trainer: Any) -> Host | None:
+    """Answer for Axolotl's trainers, among them those that extend TRL's; None for all other trainers."""
+    if "axolotl" not in sys.modules:
+        return None
+    from layercard_axolotl.hosts import locate
+
+    return locate(trainer)
