@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from layercard.cli.cards.add import add
+from layercard.cli.cards.build import build
 from layercard.cli.cards.diff import diff
 from layercard.cli.cards.listing import list_cards
 from layercard.cli.cards.show import show
@@ -17,5 +18,5 @@ def cards() -> None:
     """List, show, check and compare Layer Cards: what layers were worth, by model and dataset."""
 
 
-for command in (list_cards, show, validate, diff, add):
+for command in (list_cards, show, validate, diff, add, build):
     cards.add_command(command)

@@ -1,0 +1,1 @@
+"""Builds Layer Cards: probes a model, fine-tunes sets of its layers under one budget, and records what each reached."""

@@ -1,0 +1,121 @@
+"""What a model reaches on held-out examples: loss, accuracy by likelihood over choices, accuracy of labels.
+
+`heldout_loss` is the mean over examples of the mean negative log-likelihood of an example's label tokens, in nats. An
+example's choices share one pass over the tokens that they have in common.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from layercard.data import IGNORED, Task, Tokens, collate, pad_id
+from layercard.errors import ProbeError
+from layercard.probing.run import is_shifted
+from layercard.study.examples import HeldOut
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Sums over one group of examples."""
+
+    losses: tuple[float, ...]
+    right: tuple[bool, ...] = ()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, examples: Sequence[HeldOut], tokenizer: Any, task: Task, *, batch_size: int
+) -> dict[str, float]:
+    """Return `heldout_loss` and, where examples have choices or labels, `accuracy`; `model` is in its mode again after.
+
+    Raises `ProbeError` where the loss is not finite.
+    """
+    training = model.training
+    model.eval()
+    try:
+        judged = list(_judged(model, examples, tokenizer, task, batch_size))
+    finally:
+        model.train(training)
+    losses = [loss for group in judged for loss in group.losses]
+    right = [hit for group in judged for hit in group.right]
+    mean = math.fsum(losses) / len(losses)
+    if not math.isfinite(mean):
+        raise ProbeError(
+            f"The held-out loss is {mean}. Lower `learning_rate`, or load the model in bfloat16 or float32."
+        )
+    return {"heldout_loss": mean} | ({"accuracy": sum(right) / len(right)} if right else {})
+
+
+def _judged(model: nn.Module, examples: Sequence[HeldOut], tokenizer: Any, task: Task, batch_size: int) -> Any:
+    pad, device = pad_id(tokenizer), next(model.parameters()).device
+    for example in examples:
+        if example.choices:
+            yield _choose(model, example, pad, device)
+    plain = sorted((e.tokens for e in examples if not e.choices), key=lambda row: len(row["input_ids"]))
+    for start in range(0, len(plain), batch_size):
+        batch = {n: v.to(device) for n, v in collate(plain[start : start + batch_size], pad).items()}
+        labels = batch.pop("labels")
+        logits = model(**batch).logits
+        yield _classified(logits, labels) if task == "classification" else _predicted(model, logits, labels)
+
+
+def _classified(logits: Tensor, labels: Tensor) -> Judged:
+    if logits.shape[-1] == 1:  # a regression
+        return Judged(tuple((logits[:, 0].float() - labels.float()).square().tolist()))
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    return Judged(tuple(losses.tolist()), tuple((logits.argmax(-1) == labels).tolist()))
+
+
+def _predicted(model: nn.Module, logits: Tensor, labels: Tensor) -> Judged:
+    if is_shifted(model):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return Judged(tuple(_mean_nll(logits, labels).tolist()))
+
+
+def _nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (rows, width) the negative log-likelihood of each label, 0 where it is ignored."""
+    flat = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return flat.view_as(labels)
+
+
+def _mean_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    return _nll(logits, labels).sum(1) / (labels != IGNORED).sum(1)
+
+
+def _choose(model: nn.Module, example: HeldOut, pad: int, device: torch.device) -> Judged:
+    """Score every choice by its log-likelihood per byte; the loss is that of the right one."""
+    assert example.answer is not None
+    shared = _shared(example.choices)
+    head = torch.tensor([example.choices[0]["input_ids"][:shared]], device=device)
+    out = model(input_ids=head, use_cache=True, logits_to_keep=1)
+    rest = collate([_after(choice, shared) for choice in example.choices], pad)
+    rows = rest["input_ids"].shape[0]
+    out.past_key_values.batch_repeat_interleave(rows)
+    mask = torch.cat([torch.ones(rows, shared, dtype=torch.long), rest["attention_mask"]], dim=1)
+    tail = model(
+        input_ids=rest["input_ids"].to(device), attention_mask=mask.to(device), past_key_values=out.past_key_values
+    )
+    logits = torch.cat([out.logits[:, -1:].expand(rows, -1, -1), tail.logits[:, :-1]], dim=1)
+    labels = rest["labels"].to(device)
+    nll = _nll(logits, labels)
+    per_byte = nll.sum(1) / torch.tensor(example.lengths, device=device)
+    mean = nll.sum(1) / (labels != IGNORED).sum(1)
+    return Judged((float(mean[example.answer]),), (int(per_byte.argmin()) == example.answer,))
+
+
+def _shared(choices: Sequence[Tokens]) -> int:
+    """Return how many first tokens all choices share, none of them to be predicted, and one left to predict from."""
+    limit = min(next(i for i, label in enumerate(c["labels"]) if label != IGNORED) for c in choices)
+    first = choices[0]["input_ids"]
+    return next((i for i in range(limit) if any(c["input_ids"][i] != first[i] for c in choices)), limit)
+
+
+def _after(choice: Tokens, start: int) -> Tokens:
+    return {"input_ids": choice["input_ids"][start:], "labels": choice["labels"][start:]}
