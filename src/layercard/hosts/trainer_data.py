@@ -7,7 +7,7 @@ moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from layercard.errors import DataError, HostError
@@ -39,14 +39,27 @@ def update_batches(trainer: Any, count: int, held_back: int) -> list[list[tuple[
     The micro-batches are dealt to the processes as accelerate deals them, one after another. Raises `DataError` where
     no row is left beside those held back.
     """
-    args = trainer.args
-    size, each, ranks = trainer._train_batch_size, args.gradient_accumulation_steps, args.world_size
+    args, size = trainer.args, trainer._train_batch_size
     dataset, collate = training_data(trainer)
     with random_state(args.seed):
-        rows = holding(sampled_rows(dataset, args.seed), held_back + count * each * ranks * size, _one)[held_back:]
+        wanted = held_back + micro_batches(trainer, count) * size
+        rows = holding(sampled_rows(dataset, args.seed), wanted, _one)[held_back:]
         batches = collated(rows, collate, size)
     if not batches:
         raise DataError(f"All {held_back} rows of the training set are held back, so nothing is left to train on.")
+    return dealt(trainer, batches, count)
+
+
+def micro_batches(trainer: Any, count: int) -> int:
+    """Return how many micro-batches `count` optimizer steps take on all processes."""
+    each: int = trainer.args.gradient_accumulation_steps
+    return count * each * int(trainer.args.world_size)
+
+
+def dealt(trainer: Any, batches: Sequence[Any], count: int) -> list[list[tuple[Mapping[str, Any], Any]]]:
+    """Return this process's share of `batches` for `count` optimizer steps, again and again where they are few."""
+    args = trainer.args
+    each, ranks = args.gradient_accumulation_steps, args.world_size
     numbers = [
         [(update * each + micro) * ranks + args.process_index for micro in range(each)] for update in range(count)
     ]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Inputs = Mapping[str, Any]
 
+_KERNELS_OFF = f"Or turn the fused LoRA kernels off ({', '.join(f'`{key}: false`' for key in compat.FUSED_KERNELS)})."
 MODEL_INPUTS = ("input_ids", "attention_mask", "labels", "position_ids")
 
 
@@ -100,8 +101,8 @@ def _refuse_inexact(config: Any, model: nn.Module, stack: LayerStack, placement:
     """PEFT's `layers_to_transform` drops targets outside the layers, and counts every stack of layers alike."""
     if config.target_parameters:
         raise ModelError(
-            "`lora_target_parameters` cannot be narrowed to layers while the adapter is built. Turn the fused LoRA kernels "
-            f"off ({', '.join(f'`{key}: false`' for key in compat.FUSED_KERNELS)}), or target modules alone."
+            "`lora_target_parameters` cannot be narrowed to layers while the adapter is built. Target modules alone. "
+            f"{_KERNELS_OFF}"
         )
     names = [name for name, _ in model.named_modules()]
     layered = with_fields(config, {"layers_to_transform": list(placement.layers), "layers_pattern": [stack.pattern]})
@@ -110,7 +111,7 @@ def _refuse_inexact(config: Any, model: nn.Module, stack: LayerStack, placement:
     if wanted != built:
         wrong = sorted(wanted ^ built)
         raise HostError(
-            f"`peft_layers_to_transform` would not give `{wrong[0]}` {'its' if wrong[0] in wanted else 'no'} adapter, and "
-            f"{len(wrong) - 1} modules more: it knows nothing but layer numbers. Turn the fused LoRA kernels off "
-            f"({', '.join(f'`{key}: false`' for key in compat.FUSED_KERNELS)}); layers are then chosen after the adapter is built."
+            f"`peft_layers_to_transform` knows layer numbers alone, and would treat `{wrong[0]}` and {len(wrong) - 1} other "
+            f"modules outside the layers otherwise than `lora_target_modules` says. {_KERNELS_OFF} Layers are then chosen "
+            "after the adapter is built."
         )

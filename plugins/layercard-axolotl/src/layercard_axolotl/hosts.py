@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from layercard.errors import HostError
+from layercard.errors import DataError, HostError
+from layercard.hosts import trainer_data
 from layercard.hosts.plain import PlainHost
 from layercard.hosts.rows import holding, sampled_rows
 from layercard.random_state import random_state
@@ -53,7 +55,7 @@ class AxolotlHost(PlainHost):
         """Yield collated training batches holding `examples` documents in all, packed where training packs."""
         if not self._packs:
             return super().probe_batches(examples, batch_size, seed)
-        return iter(self._packed(examples, batch_size or self._bins, seed, keep_all=True))
+        return iter(self._packed(examples, batch_size or self._bins, seed))
 
     def step_batches(self, count: int) -> list[tuple[Inputs, Any]]:
         """Return `count` training micro-batches, packs as full as training's."""
@@ -64,6 +66,16 @@ class AxolotlHost(PlainHost):
         prepared = [trainer._prepare_inputs(dict(batch)) for batch in batches]
         counted = [(batch, trainer._get_num_items_in_batch([batch], self.device)) for batch in prepared]
         return [counted[i % len(counted)] for i in range(count)]
+
+    def update_batches(self, count: int, held_back: int) -> list[list[tuple[Inputs, Any]]]:
+        """Return the micro-batches of `count` optimizer steps, packs as full as training's."""
+        if not self._packs:
+            return super().update_batches(count, held_back)
+        most = trainer_data.micro_batches(self.trainer, count)
+        batches = self._packed(None, self._bins, self.trainer.args.seed, most=most, skipped=held_back)
+        if not batches:
+            raise DataError(f"All {held_back} rows of the training set are held back, so nothing is left to train on.")
+        return trainer_data.dealt(self.trainer, batches, count)
 
     @property
     def _packs(self) -> bool:
@@ -84,19 +96,18 @@ class AxolotlHost(PlainHost):
         return rows * int(args.max_seq_length)
 
     def _packed(
-        self, documents: int | None, bins: int, seed: int, *, most: int | None = None, keep_all: bool = False
+        self, documents: int | None, bins: int, seed: int, *, most: int | None = None, skipped: int = 0
     ) -> list[Inputs]:
-        """Return collated batches of `bins` packs: `documents` rows in all, or the first `most` batches."""
+        """Return collated batches of `bins` packs: all that hold `documents` rows, or the first `most` batches."""
         trainer = self.trainer
-        dataset = compat.packing_columns(trainer)
         with random_state(seed):
-            rows: Iterable[Any] = sampled_rows(dataset, seed)
+            rows: Iterable[Any] = islice(sampled_rows(compat.packing_columns(trainer), seed), skipped, None)
             if documents is not None:
                 rows = holding(rows, documents, lambda row: 1)
             packs = list(_packs(rows, self._capacity, None if most is None else most * bins))
             groups = [packs[i : i + bins] for i in range(0, len(packs), bins)]
-            if not keep_all and len(groups) > 1 and len(groups[-1]) < bins:
-                groups.pop()
+            if most is not None and len(groups) > 1 and len(groups[-1]) < bins:
+                groups.pop()  # training has no smaller last batch
             return [trainer.data_collator(group) for group in groups]
 
 
@@ -138,6 +149,10 @@ class PreferenceHost(PlainHost):
         with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             loss: Tensor = model(**trainer._prepare_inputs(dict(inputs)), use_cache=False).loss
         return loss
+
+    def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
+        """Return the trainer's own preference loss: training may lower it and raise the NLL of the responses."""
+        return super().loss(model, inputs)
 
 
 class DPOHost(PreferenceHost):

@@ -1,0 +1,94 @@
+"""Configurations that cannot be placed, refused by Axolotl's own validation before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from runs import command, sft, write
+
+from layercard.errors import SettingsError
+from layercard_axolotl.refusals import refuse_trained_adapter
+
+MAPPING = {"strategy": "uniform", "num_layers": 2}
+
+
+@pytest.fixture(scope="session")
+def validate(folder):
+    """Load and validate a configuration as `axolotl train` does."""
+    from axolotl.cli.config import load_cfg
+
+    def run(tmp_path, **changes):
+        return load_cfg(str(write(sft(folder, **changes), tmp_path / "out")))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "value", ["auto", "last", [1, 3], MAPPING, {"num_layers": 2, "prefer": "speed"}, "placement.json"], ids=str
+)
+def test_everything_that_a_user_may_write_is_kept(validate, tmp_path, value):
+    cfg = validate(tmp_path, lora_layers=value)
+    assert cfg.lora_layers == value
+
+
+REFUSED = {
+    "no adapter": ({"adapter": None, "lora_target_linear": None}, "there is no `adapter`"),
+    "another adapter": ({"adapter": "llama-adapter"}, "`adapter` is 'llama-adapter'"),
+    "own layers": ({"peft_layers_to_transform": [1]}, "`peft_layers_to_transform` ([1])"),
+    "unfrozen": ({"unfrozen_parameters": ["model.norm"]}, "`unfrozen_parameters`"),
+    "regex": ({"lora_target_modules": ".*q_proj", "lora_target_linear": None}, "regular expression"),
+    "relora": ({"relora": True, "jagged_restart_steps": 4}, "`relora`"),
+    "grpo": ({"rl": "grpo"}, "`rl` is 'grpo'"),
+    "reward model": ({"reward_model": True, "datasets": None}, "`reward_model`"),
+    "bare number": ({"lora_layers": 3}, "bare number 3"),
+    "unknown setting": ({"lora_layers": {"fractoin": 0.3}}, "Did you mean `fraction`?"),
+    "bad value": ({"lora_layers": {"fraction": 7}}, "`fraction` is 7"),
+    "unknown prefer": ({"lora_layers": {"prefer": "sped"}}, "Did you mean `speed`?"),
+    "misspelt key": ({"lora_layers": None, "lora_layer": "auto"}, "Did you mean `lora_layers`?"),
+    "meta tensors": (
+        {"fsdp_version": 2, "fsdp_config": {"cpu_ram_efficient_loading": True}}, "layercard plan --axolotl",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_validation_refuses(validate, tmp_path, case):
+    changes, message = REFUSED[case]
+    with pytest.raises(ValueError, match="(?s).*") as refused:
+        validate(tmp_path, **changes)
+    assert message in str(refused.value)
+
+
+def test_zero_3_prints_the_command_that_works(validate, tmp_path):
+    zero3 = tmp_path / "zero3.json"
+    zero3.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    with pytest.raises(ValueError, match="ZeRO-3") as refused:
+        validate(tmp_path, deepspeed=str(zero3))
+    assert f"layercard plan --axolotl {tmp_path / 'config.yml'} -o placed.yml" in str(refused.value)
+
+
+def test_zero_2_is_none_of_it(tmp_path):
+    from layercard_axolotl.refusals import refuse_configuration
+
+    zero2 = tmp_path / "zero2.json"
+    zero2.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    refuse_configuration({"adapter": "lora", "deepspeed": str(zero2)})
+
+
+def test_an_adapter_to_go_on_from_is_refused_where_training_begins():
+    with pytest.raises(SettingsError, match="`lora_model_dir`"):
+        refuse_trained_adapter({"lora_model_dir": "somewhere"})
+
+
+def test_commands_that_use_a_trained_adapter_pass(validate, tmp_path):
+    cfg = validate(tmp_path, merge_lora=True, lora_model_dir="somewhere", load_in_4bit=False)
+    assert cfg.lora_layers == "auto"
+
+
+def test_the_command_stops_with_the_reason_and_leaves_nothing(folder, tmp_path):
+    path = write(sft(folder, unfrozen_parameters=["model.norm"]), tmp_path / "out")
+    finished = command("axolotl", "train", path)
+    assert finished.returncode != 0
+    assert "`lora_layers` and `unfrozen_parameters` are both given" in finished.stderr + finished.stdout
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
