@@ -77,8 +77,8 @@ def test_list_shows_shipped_and_own_cards_with_the_best_and_its_cost(run: Run, o
     assert best["step_seconds_ratio"] == pytest.approx(2 / 3)
     assert rows["tiny/words"]["best"]["relative_to_all_layers"] == pytest.approx(0.96)
     text = run("list", "--model", "tiny").words
-    assert "86% of the gain 0.67" in text
-    assert "96% of its cider 0.75" in text
+    assert "tiny/numbers 6 measured, community mid 86% 0.67" in text
+    assert "tiny/words 6 published mid 96%* 0.75" in text
     assert f"2 of {len(rows)} cards" in text
 
 
@@ -107,7 +107,7 @@ def test_list_names_what_it_refused_and_shows_the_rest(run: Run, own: Path) -> N
 def test_show_says_everything_a_card_holds(run: Run, own: Path) -> None:
     put(own, measured())
     ran = run("show", "tiny/numbers")
-    for part in ("org/tiny, 6 layers", "rank 8, alpha 16, q_proj, v_proj", "86% of the gain", "Kendall τ", "resnorm"):
+    for part in ("org/tiny, 6 layers", "rank 8, alpha 16, q_proj, v_proj", "mid 2 1.4 86% 0.67", "Kendall τ", "resnorm"):
         assert part in ran.words
     rows = [line.split() for line in ran.out.splitlines() if line.split()[-1:] in (["high"], ["mid"], ["low"])]
     assert [row[-1] for row in rows] == ["high", "high", "mid", "mid", "low", "low"]

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from layercard.cli.cards.words import UNKNOWN, kept, ratio, say_refused, summary
+from layercard.cli.cards.words import LEGEND, UNKNOWN, kept, ratio, say_refused, summary
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -29,10 +29,8 @@ def list_cards(model: str | None, dataset: str | None, kind: str | None, as_json
         output.console.print(_table(listed))
     output.say(f"{len(listed)} of {len(library.cards)} cards. Your own: {default_user_dir()}")
     if listed:
-        output.say(
-            "best: the set of layers, not all, that did best in the card's main metric; kept: of all-layer LoRA; step: "
-            "its seconds over all-layer LoRA's. Published cards inform; only measured ones can match a run."
-        )
+        output.say(f"best: the set of layers, not all, that did best in the card's main metric; {LEGEND}")
+        output.say("Published cards inform; only measured ones can match a run.")
     refused = say_refused(output, library.rejected)
     output.finish({"cards": listed, "rejected": refused})
 
@@ -43,15 +41,13 @@ def _asked_for(row: dict[str, Any], wanted: dict[str, str | None]) -> bool:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("card", "layers", "kind", "status", "best", "kept", "step"):
-        table.add_column(heading, justify="right" if heading in {"layers", "step"} else "left", overflow="fold")
+    table.add_column("card", no_wrap=True)
+    for heading in ("layers", "from", "best", "kept", "step"):
+        table.add_column(heading, justify="right" if heading in {"layers", "kept", "step"} else "left", overflow="fold")
     for row in rows:
         best = row["best"]
-        status = f"{row['status']}, quick" if row["quick"] else row["status"]
-        cells = [row["key"], str(row["num_layers"]), row["kind"], status]
-        if best is None:
-            cells += [UNKNOWN] * 3
-        else:
-            cells += [best["name"], kept(best, row["main_metric"]), ratio(best["step_seconds_ratio"])]
+        source = [row["kind"], row["status"]] if row["kind"] == "measured" else [row["kind"]]
+        cells = [row["key"], str(row["num_layers"]), ", ".join(source + ["quick"] * row["quick"])]
+        cells += [UNKNOWN] * 3 if best is None else [best["name"], kept(best), ratio(best["step_seconds_ratio"])]
         table.add_row(*map(Text, cells))
     return table

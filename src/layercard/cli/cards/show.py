@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from layercard.cli.cards.words import UNKNOWN, achieved, kept, number, ratio, summary
+from layercard.cli.cards.words import LEGEND, UNKNOWN, achieved, kept, number, ratio, summary
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -29,6 +29,9 @@ def show(card: str, as_json: bool) -> None:
     for line in _about(found):
         output.say(line)
     output.console.print(_outcomes(found))
+    output.say(LEGEND)
+    if (others := _other_metrics(found)) is not None:
+        output.console.print(others)
     if found.document["layers"]:
         output.console.print(_layers(found))
     output.finish({"card": found.document, "summary": summary(found)})
@@ -62,22 +65,32 @@ def _joined(*parts: Any) -> str:
 
 
 def _outcomes(card: LayerCard) -> Table:
-    found = card.outcomes
-    names = list(dict.fromkeys(name for outcome in found.values() for name in outcome.metrics))
-    arrows = {name: metric.direction for outcome in found.values() for name, metric in outcome.metrics.items()}
     table = Table(title="What each set of layers reached and cost", title_justify="left", box=None, pad_edge=False)
-    table.add_column("layers adapted")
-    table.add_column("count", justify="right")
-    for name in names:
-        table.add_column(f"{name} {'↑' if arrows[name] == 'higher' else '↓'}", justify="right")
-    for heading in ("kept", "step", "memory"):
-        table.add_column(heading, justify="left" if heading == "kept" else "right")
-    for name, outcome in found.items():
-        metrics = [number(outcome.metrics[m].value) if m in outcome.metrics else UNKNOWN for m in names]
+    for heading in ("layers adapted", "count", card.main_metric, "kept", "step", "memory"):
+        table.add_column(heading, justify="left" if heading == "layers adapted" else "right")
+    for name, outcome in card.outcomes.items():
+        found = achieved(card, name)
         count = UNKNOWN if outcome.count is None else str(outcome.count)
-        share = kept(achieved(card, name), card.main_metric)
         costs = [ratio(outcome.step_seconds_ratio), ratio(outcome.peak_memory_ratio)]
-        table.add_row(*map(Text, [name, count, *metrics, share, *costs]))
+        table.add_row(*map(Text, [name, count, number(found["value"]), kept(found), *costs]))
+    return table
+
+
+def _other_metrics(card: LayerCard) -> Table | None:
+    """A row a metric, for cards may hold many; None where there is but the main one."""
+    found = card.outcomes
+    arrows = {name: metric.direction for outcome in found.values() for name, metric in outcome.metrics.items()}
+    arrows.pop(card.main_metric, None)
+    if not arrows:
+        return None
+    shown = [name for name, outcome in found.items() if outcome.metrics]
+    table = Table(title="Other metrics", title_justify="left", box=None, pad_edge=False)
+    table.add_column("metric", no_wrap=True)
+    for name in shown:
+        table.add_column(name, justify="right", overflow="fold")
+    for metric, better in arrows.items():
+        values = [found[name].metrics[metric].value if metric in found[name].metrics else None for name in shown]
+        table.add_row(*map(Text, [f"{metric} {'↑' if better == 'higher' else '↓'}", *map(number, values)]))
     return table
 
 

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from layercard.cards.card import LayerCard
 
 UNKNOWN = "–"
+LEGEND = (
+    "kept: of all-layer LoRA's gain over the untuned model, with * of its metric itself; step, memory: over all-layer "
+    "LoRA's."
+)
 
 
 def summary(card: LayerCard) -> dict[str, Any]:
@@ -48,13 +52,11 @@ def achieved(card: LayerCard, name: str) -> dict[str, Any]:
     }
 
 
-def kept(found: Mapping[str, Any], metric: str) -> str:
-    """Return the share of all-layer LoRA's gain that was kept, or else the metric over all-layer LoRA's."""
+def kept(found: Mapping[str, Any]) -> str:
+    """Return the share of all-layer LoRA's gain that was kept, or else, with *, the metric over all-layer LoRA's."""
     if found["share_kept"] is not None:
-        return f"{found['share_kept']:.0%} of the gain"
-    if found["relative_to_all_layers"] is not None:
-        return f"{found['relative_to_all_layers']:.0%} of its {metric}"
-    return UNKNOWN
+        return f"{found['share_kept']:.0%}"
+    return UNKNOWN if found["relative_to_all_layers"] is None else f"{found['relative_to_all_layers']:.0%}*"
 
 
 def ratio(value: float | None) -> str:
