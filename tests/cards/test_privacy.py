@@ -27,6 +27,7 @@ PRIVATE = {
     "ada.lovelace@example.org": "an e-mail address",
     "red \x1b[31m": "a control character",
     "\u202egnp.exe": "a control character",
+    "half a pair \ud800": "a control character",
 }
 HARMLESS = [
     "0.91 steps/s",

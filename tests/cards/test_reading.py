@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from card_documents import measured
 from layercard.cards.card import LayerCard
 from layercard.cards.reading import MAX_BYTES, card_files, parse, read_card
+from layercard.cards.schema import check_card
 from layercard.cards.writing import card_text, save_card
 from layercard.errors import CardError
 
@@ -131,11 +134,32 @@ def test_what_is_no_card_is_never_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "card.json"
-    save_card(LayerCard(measured(), "a"), path)
-    before = path.read_text()
-    with pytest.raises(UnicodeEncodeError):
-        save_card(LayerCard(measured(later="\ud800"), "a"), path)
-    assert path.read_text() == before
+    (path / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"card\.json"):
+        save_card(LayerCard(measured(), "a"), path)
     assert list(tmp_path.iterdir()) == [path]
+    assert [inside.name for inside in path.iterdir()] == ["in the way"]
+
+
+def refusal(text: str) -> str:
+    """Return why a text is no card, or nothing."""
+    try:
+        check_card(parse(text, "x"), "x")
+    except CardError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet='{}[]",:\\ntrue0123456789.eE-NaI\n ', max_size=60) | st.text(max_size=40))
+def test_any_text_is_refused_with_a_card_error(text: str) -> None:
+    assert refusal(text).startswith("x: ")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, len(GOOD) - 1), st.characters())
+def test_a_card_with_one_character_changed_is_valid_or_a_card_error(place: int, character: str) -> None:
+    reason = refusal(GOOD[:place] + character + GOOD[place + 1 :])
+    assert not reason or reason.startswith("x: ")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from card_documents import measured, published
+from layercard.cards.card import LayerCard
 from layercard.cards.schema import check_card, problems, schema
+from layercard.cards.writing import card_text
 from layercard.errors import CardError
 
 Change = Callable[[dict[str, Any]], Any]
@@ -148,3 +152,42 @@ def test_validation_changes_nothing() -> None:
     before = json.dumps(document)
     problems(document)
     assert json.dumps(document) == before
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=8), inside, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value in a document."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([measured(), published()]).flatmap(lambda d: st.tuples(st.just(d), st.sampled_from([*places(d)]))),
+    anything,
+)
+def test_whatever_stands_anywhere_is_valid_or_named_and_never_a_crash(
+    chosen: tuple[dict[str, Any], tuple[Any, ...]], value: Any
+) -> None:
+    document, path = copy.deepcopy(chosen[0]), chosen[1]
+    parent: Any = document
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    found = problems(document)
+    assert all(isinstance(line, str) and "\n" not in line for line in found)
+    if not found:
+        card = LayerCard(document, "a")
+        assert card_text(document)
+        for name in card.outcomes:
+            card.gain(name), card.share_kept(name), card.relative_to_all_layers(name)
+        assert card.key.count("/") == 1
+        assert card.best is None or card.best in card.outcomes

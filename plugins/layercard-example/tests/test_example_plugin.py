@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 import layercard_example.plugin
-from layercard import PlacementSettings, plugins
+from card_documents import measured
+from layercard import PlacementSettings, hookimpl, plugins
+from layercard.cards.card import LayerCard
+from layercard.cards.library import Library, save_card
 from layercard.cli.main import main
 from layercard.errors import PluginError
 from layercard.placement.choose import choose_placement
@@ -80,6 +83,21 @@ def test_it_works_in_python_with_a_manager_of_ones_own() -> None:
     settings = PlacementSettings.from_user("odd_layers", num_layers=2, min_entry=2)
     placement = choose_placement(settings, 6, strategies=plugins.strategies(manager))
     assert placement.layers == (3, 5)
+
+
+def test_a_plugins_cards_are_in_the_library_by_name(tmp_path: Path) -> None:
+    """A plugin that ships Layer Cards answers one hook with the folder that holds them."""
+    save_card(LayerCard(measured(model="example/tiny", dataset="odd-numbers"), "example"), tmp_path / "any.json")
+
+    class CardsOfMine:
+        @staticmethod
+        @hookimpl
+        def provide_cards() -> list[Path]:
+            return [tmp_path]
+
+    manager = plugins.build_manager([("example", layercard_example.plugin), ("mine", CardsOfMine)], entry_points=False)
+    (card,) = Library.open(user_dir=tmp_path / "none", manager=manager).named("tiny/odd-numbers")
+    assert card.source == "mine:any.json"
 
 
 def test_registered_twice_both_owners_are_named() -> None:

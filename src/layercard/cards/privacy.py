@@ -25,7 +25,7 @@ FORMS: dict[str, re.Pattern[str]] = {
     ),
     "a home directory": re.compile(rf"{_BEFORE}~[\w-]*/"),
     "an e-mail address": re.compile(r"\b[\w.+-]+@[\w-]+\.[\w.-]*\w"),
-    "a control character": re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"),
+    "a control character": re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"),
 }
 """What is refused, by what it is called in messages."""
 
