@@ -31,6 +31,7 @@ from runs import ALL_LAYERS, PLACEMENTS, RATES, TASKS, Recipe, heldout_losses, t
 
 STEPS, HELDOUT = 200, 64
 POINTS = (2, 4, 8, 16, 32, 64)
+FIRST = (ALL_LAYERS, "last 5", "uniform third, upper two thirds", "middle 5")
 
 
 class Watch(TrainerCallback):
@@ -75,10 +76,13 @@ def run(recipe: Recipe, placement: str, prepared: Path, points: tuple[int, ...],
 
 
 def plan(quick: bool) -> list[tuple[Recipe, str, tuple[int, ...]]]:
-    """Return the arms in the order of running, one rate over all data first; only all-layer arms look before training."""
+    """Return the arms in the order of running: the most telling placements over all data at one rate, then at the other,
+    then the rest. Only all-layer arms look before training.
+    """
     if quick:
         return [(Recipe("e2e", RATES[0], 3), name, (0, 1)) for name in (ALL_LAYERS, "last 5")]
-    arms = [(Recipe(data, rate, STEPS), p) for rate in RATES for data in TASKS for p in PLACEMENTS]
+    rest = [p for p in PLACEMENTS if p not in FIRST]
+    arms = [(Recipe(data, rate, STEPS), p) for tier in (FIRST, rest) for rate in RATES for data in TASKS for p in tier]
     return [(recipe, p, (0, *POINTS) if p == ALL_LAYERS else POINTS) for recipe, p in arms]
 
 

@@ -1,0 +1,202 @@
+"""What the guard's trial says at the start of a run, beside what the placement kept at its end, and what the trial costs.
+
+    python benchmarks/prepare_data.py --data DATA --out PREPARED --names e2e gsm8k arc_easy
+    python benchmarks/guard/ground_truth.py --data PREPARED --write      # hours, once; kept in results/
+    python benchmarks/guard/run.py --data PREPARED [--quick] [--write]
+
+The guard itself runs in real TRL trainers, as by default 3% of the planned steps; training is stopped after its first
+step, and the end of the run is read from results/guard-ground-truth.json. `calibration` asks the same of the early losses
+of the whole runs, where every number of steps is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+import layercard
+from layercard.quality.share import share_kept
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+from common import RESULTS, arguments, report
+from curves import Pair, fitted, left_out, logit, spearman, warnings
+from runs import ALL_LAYERS, PLACEMENTS, Recipe, trainer
+
+BUDGET = 0.03
+LENGTHS = (200, 500)
+"""Planned steps of the runs whose trials are tried; the ends are those of the 200-step runs."""
+THRESHOLDS = (0.8, 0.85, 0.9, 0.95)
+CLOCKED_STEPS = 12
+Runs = dict[tuple[str, float], dict[str, dict[str, Any]]]
+
+
+class Stop(TrainerCallback):
+    """Ends the training after some steps and clocks them."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.seconds, self._began = steps, [], 0.0  # type: ignore[var-annotated]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock, and the training."""
+        self.seconds.append(time.perf_counter() - self._began)
+        control.should_training_stop = len(self.seconds) >= self.steps
+
+
+def trial(
+    recipe: Recipe, placement: str, prepared: Path, *, budget: float = BUDGET, heldout: int = 64
+) -> dict[str, Any]:
+    """Return what the guard says of a placement when a run of this recipe begins."""
+    with tempfile.TemporaryDirectory() as folder:
+        sft = trainer(recipe, prepared, folder, heldout=heldout)
+        run = layercard.place(sft, lora_layers=list(PLACEMENTS[placement]), measure=False, guard_budget=budget)
+        sft.add_callback(Stop(1))
+        sft.train()
+    return dict(run.report.quality)
+
+
+def ground_truth() -> Runs:
+    """Return the whole runs that are kept, by data set and rate, then by placement; those with an all-layer arm."""
+    path = RESULTS / "guard-ground-truth.json"
+    kept: Runs = {}
+    for found in json.loads(path.read_text())["results"]:
+        kept.setdefault((found["data"], found["rate"]), {})[found["placement"]] = found
+    return {key: arms for key, arms in kept.items() if ALL_LAYERS in arms}
+
+
+def shares(arms: dict[str, dict[str, Any]], placement: str) -> dict[int, Any]:
+    """Return the share that a placement kept after each step at which both arms were looked at."""
+    full, placed = (arms[name]["heldout_losses"] for name in (ALL_LAYERS, placement))
+    return {int(step): share_kept(full["0"], full[step], placed[step]) for step in placed}
+
+
+def calibration(runs: Runs) -> list[dict[str, Any]]:
+    """Return, for each number of early steps, how well the share then tells the share at the end."""
+    pairs: dict[int, list[Pair]] = {}
+    for (data, rate), arms in runs.items():
+        for name in arms.keys() - {ALL_LAYERS}:
+            found = shares(arms, name)
+            end = max(found)
+            for step, share in found.items():
+                if step != end and share.value is not None:
+                    pairs.setdefault(step, []).append(Pair(data, rate, name, share.value, found[end].value))
+    return [{"steps": step, **judged(of)} for step, of in sorted(pairs.items())]
+
+
+def judged(pairs: list[Pair]) -> dict[str, Any]:
+    """Return how shares, as they are and with odds times K, compare with the end; K comes from the other data sets."""
+    ends, raw, predicted = [p.end for p in pairs], [p.early for p in pairs], left_out(pairs)
+    gains = [logit(p.end) - logit(p.early) for p in pairs]
+    return {
+        "placements": len(pairs),
+        "log K": round(fitted(pairs), 2),
+        "its deviation": round(statistics.pstdev(gains), 2),
+        "rank correlation": round(spearman(raw, ends), 2),
+        "error of the raw share": round(_rms(raw, ends), 3),
+        "error of the predicted share": round(_rms(predicted, ends), 3),
+        "warnings, raw": {str(t): dict(warnings(raw, pairs, t)) for t in THRESHOLDS},
+        "warnings, predicted": {str(t): dict(warnings(predicted, pairs, t)) for t in THRESHOLDS},
+    }
+
+
+def _rms(values: list[float], truths: list[float]) -> float:
+    return statistics.fmean((a - b) ** 2 for a, b in zip(values, truths, strict=True)) ** 0.5
+
+
+def trials(runs: Runs, prepared: Path, planned: int) -> list[dict[str, Any]]:
+    """Run the guard for every placement whose end is known, and return what it said beside it."""
+    rows = []
+    for (data, rate), arms in runs.items():
+        for name in [n for n in arms if n != ALL_LAYERS]:
+            quality = trial(Recipe(data, rate, planned), name, prepared)
+            found = shares(arms, name)
+            end = found[max(found)]
+            rows.append(
+                {
+                    "data": data,
+                    "rate": rate,
+                    "placement": name,
+                    "planned_steps": planned,
+                    "said": {key: quality.get(key) for key in SAID},
+                    "end": [round(x, 3) for x in (end.value, end.low, end.high)],
+                }
+            )
+            sys.stderr.write(f"{rows[-1]}\n")
+    return rows
+
+
+SAID = ("share_kept", "interval", "steps", "examples", "seconds", "learning_rate_hint", "reaction", "reason")
+
+
+def said(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how often the guard's own number warned rightly, wrongly, not at all, at each threshold."""
+    known = [row for row in rows if row["said"]["share_kept"] is not None]
+    pairs = [Pair(r["data"], r["rate"], r["placement"], r["said"]["share_kept"], r["end"][0]) for r in known]
+    values = [pair.early for pair in pairs]
+    ends = [pair.end for pair in pairs]
+    return {
+        "placements": len(rows),
+        "without a number": len(rows) - len(known),
+        "rank correlation": round(spearman(values, ends), 2),
+        "error": round(_rms(values, ends), 3),
+        "warnings": {str(t): dict(warnings(values, pairs, t)) for t in THRESHOLDS},
+    }
+
+
+def cost(prepared: Path, *, planned: int, clocked: int) -> dict[str, Any]:
+    """Return what guard and timing add to a run at their defaults, as shares of the seconds of all its steps."""
+    found = {}
+    for name, settings in {"timing and guard": {}, "timing alone": {"guard": False}, "neither": OFF}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            sft = trainer(Recipe("e2e", 2e-4, planned), prepared, folder, heldout=64)
+            run = layercard.place(sft, lora_layers=list(PLACEMENTS["uniform third, upper two thirds"]), **settings)
+            stop = Stop(clocked)
+            sft.add_callback(stop)
+            sft.train()
+        whole = statistics.median(stop.seconds[1:]) * planned
+        found[name] = {
+            "share of the run": round(run.report.overhead_seconds / (whole + run.report.overhead_seconds), 4),
+            "trial steps": run.report.quality.get("steps"),
+            "held-out examples": run.report.quality.get("examples"),
+        }
+    return {"planned steps": planned, **found}
+
+
+OFF = {"guard": False, "measure": False}
+
+
+def main() -> None:
+    """Calibrate, try, and price."""
+    parser: argparse.ArgumentParser = arguments(__doc__ or "")
+    parser.add_argument("--data", type=Path, required=True, help="folder that prepare_data.py wrote")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    runs = ground_truth()
+    if args.quick:
+        key = next(iter(runs))
+        runs = {key: {name: runs[key][name] for name in list(runs[key])[:2]}}
+    lengths = LENGTHS[:1] if args.quick else LENGTHS
+    tried = {length: trials(runs, args.data, length) for length in lengths}
+    result = {
+        "early shares of whole runs": calibration(runs),
+        "trials": {str(length): {"summary": said(rows), "rows": rows} for length, rows in tried.items()},
+        "cost": cost(args.data, planned=500, clocked=3 if args.quick else CLOCKED_STEPS),
+    }
+    report("guard", args, result)
+
+
+if __name__ == "__main__":
+    main()
