@@ -45,7 +45,7 @@ def register_commands(cli: click.Group) -> None:
 
 
 @hookspec
-def provide_cards() -> Iterable[Path]:
+def provide_cards() -> Iterable[Path]:  # type: ignore[empty-body]
     """Return folders that hold Layer Cards as `<model>/<dataset>.json`; they are read as safely as any other."""
 
 

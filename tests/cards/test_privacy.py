@@ -42,6 +42,7 @@ HARMLESS = [
     "x @ y",
     "risk-free-sk-learn",
     "the token count = 3",
+    "{{ bos_token + message }}{% set eos_token = message_end %}</think>\n/no_think",
 ]
 
 

@@ -16,7 +16,7 @@ FORMS: dict[str, re.Pattern[str]] = {
     "an access token": re.compile(
         r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\bgh[opusr]_[A-Za-z0-9]{16,}|\bgithub_pat_\w{16,}|\bsk-[\w-]{16,}"
         r"|\bAKIA[0-9A-Z]{16}\b|\bxox[abprs]-[\w-]{10,}|\beyJ[\w-]{10,}\.[\w-]{10,}|-----BEGIN [A-Z ]*KEY"
-        r"|(?i:\b(?:[\w-]*token|password|passwd|secret|api[_-]?key)\s*[=:]\s*)(?!null|none|\*)[\w./+-]{6,}"
+        r"|(?i:\b(?!(?:bos|eos|pad|unk|sep|cls|mask|image)_)(?:[\w-]*token|password|passwd|secret|api[_-]?key)\s*[=:]\s*)(?!null|none|\*)[\w./+-]{6,}"
     ),
     "credentials": re.compile(r"://[^/\s:@]+:[^/\s@]+@"),
     "a path from the root": re.compile(
