@@ -17,10 +17,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 COVERAGE = 0.95
+Clock: TypeAlias = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,18 @@ def _coverage(depth: int, pairs: int) -> float:
     return max(0.0, 1.0 - 2.0 * outside)
 
 
-def alternate(variants: Sequence[Variant], *, rounds: int, seconds: float = math.inf, first: int = 0) -> Timings:
+def alternate(
+    variants: Sequence[Variant],
+    *,
+    rounds: int,
+    seconds: float = math.inf,
+    first: int = 0,
+    clock: Clock = time.perf_counter,
+) -> Timings:
     """Run every variant once a round, at most `rounds` rounds, and none that would pass `seconds` in all.
 
     `first` is the number of the first round, and with it of the first batch. Warm-up is the caller's: nothing here
-    is thrown away.
+    is thrown away. `clock` gives the seconds that steps are timed by.
     """
     taken: dict[str, list[float]] = {variant.name: [] for variant in variants}
     start, longest = time.perf_counter(), 0.0
@@ -116,7 +125,7 @@ def alternate(variants: Sequence[Variant], *, rounds: int, seconds: float = math
             break
         for variant in variants if number % 2 == 0 else reversed(variants):
             with variant.entered():
-                taken[variant.name].append(clocked(variant.step, number))
+                taken[variant.name].append(clocked(variant.step, number, clock))
         longest = max(longest, time.perf_counter() - begun)
     return Timings({name: tuple(values) for name, values in taken.items()})
 
@@ -126,13 +135,13 @@ def joined(first: Timings, second: Timings) -> Timings:
     return Timings({name: (*values, *second.seconds[name]) for name, values in first.seconds.items()})
 
 
-def clocked(step: Callable[[int], None], batch: int) -> float:
+def clocked(step: Callable[[int], None], batch: int, clock: Clock = time.perf_counter) -> float:
     """Return the seconds that `step(batch)` takes, the accelerator's queue emptied before and after."""
     synchronize()
-    start = time.perf_counter()
+    start = clock()
     step(batch)
     synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def synchronize() -> None:

@@ -15,7 +15,7 @@ from layercard import __version__, plugins
 from layercard.data import Task
 from layercard.study.adapting import refuse_without_adapters
 from layercard.study.arms import Arm, make_arms
-from layercard.study.cost import measure_costs
+from layercard.study.cost import clock_name, measure_costs
 from layercard.study.document import Findings, card_document
 from layercard.study.examples import content_digest, heldout_examples
 from layercard.study.generation import with_references
@@ -144,6 +144,7 @@ class _Study:
 
     def _cost(self, arms: Sequence[Arm]) -> Part:
         own = self._values((*TRAINING, "cost_rounds")) | {"arms": [[arm.name, list(arm.layers)] for arm in arms]}
+        own |= {"clock": clock_name(next(self._subject.base.parameters()).device)}
         seed = self._settings.seeds[0]
         return Part("cost", "cost", own, lambda: measure_costs(self._subject, arms, seed))
 

@@ -1,18 +1,21 @@
 """Seconds of a step and its peak memory for every set of layers, relative to all-layer LoRA, in one process.
 
 The sets alternate on the same batches of the prepared model at the start of a training run, as a placed run is timed.
-A step is forward and backward; the optimizer's is outside.
+A step is forward and backward; the optimizer's is outside. On a CPU the process's own CPU time is taken, which other
+processes on a busy machine do not stretch; on an accelerator, the wall clock.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
@@ -28,12 +31,13 @@ from layercard.study.examples import training_rows
 from layercard.study.training import Subject
 
 BATCHES = 8
+CPU_CLOCK, WALL_CLOCK = "CPU time of the process", "wall clock"
 
 
 def measure_costs(subject: Subject, arms: Sequence[Arm], seed: int) -> dict[str, Any]:
     """Return under `arms`, by name, `step_seconds_ratio` with its interval, `peak_memory_ratio`, and what is behind them.
 
-    `memory_method` says how peak memory was counted.
+    `memory_method` says how peak memory was counted, `clock` what steps were timed by.
     """
     settings = subject.settings
     rows = training_rows(subject.data, subject.tokenizer, subject.task, settings, seed)
@@ -43,7 +47,13 @@ def measure_costs(subject: Subject, arms: Sequence[Arm], seed: int) -> dict[str,
         timer = _AtBeginning(PlainHost(trainer), model, stack, arms, settings.cost_rounds)
         trainer.add_callback(timer)
         trainer.train()
-    return {"arms": timer.costs, "memory_method": memory_method(next(model.parameters()).device)}
+    device = next(model.parameters()).device
+    return {"arms": timer.costs, "clock": clock_name(device), "memory_method": memory_method(device)}
+
+
+def clock_name(device: torch.device) -> str:
+    """Return what a step on this device is timed by."""
+    return CPU_CLOCK if device.type == "cpu" else WALL_CLOCK
 
 
 class _AtBeginning(TrainerCallback):
@@ -61,7 +71,8 @@ class _AtBeginning(TrainerCallback):
         with self._host.preserved(), untouched(self._model):
             variants = [Variant(arm.name, partial(self._as_placed, arm, args), step) for arm in self._arms]
             peaks = {variant.name: self._peak(variant, biggest) for variant in variants}
-            self.costs = _relative(alternate(variants, rounds=self._rounds), peaks)
+            clock = time.process_time if clock_name(self._host.device) == CPU_CLOCK else time.perf_counter
+            self.costs = _relative(alternate(variants, rounds=self._rounds, clock=clock), peaks)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop: what was wanted is measured."""

@@ -60,7 +60,7 @@ def card_document(
         "lora": {"rank": settings.rank, "alpha": settings.alpha, "targets": main["targets"]},
         "probe": {name: main[name] for name in ("examples", "tokens", "seed", "rank", "notes", "undefined")}
         | {"batch_size": settings.probe_batch_size, "max_length": settings.max_length},
-        "training": _training(facts, settings) | {"memory_method": found.costs["memory_method"]},
+        "training": _training(facts, settings) | {n: found.costs[n] for n in ("memory_method", "clock")},
         "scorers": {name: {"plugin": values["plugin"]} for name, values in main["scores"].items()},
         "layers": _layers(main),
         "main_metric": MAIN_METRIC,
