@@ -62,11 +62,11 @@ def make_trainer(
 
 
 def placed(trainer: Any, layers: tuple[int, ...], **settings: Any) -> PlacedRun:
-    """Place `trainer` on `layers` by the stages after choosing."""
+    """Place `trainer` on `layers` by the stages after choosing; without the guard unless `settings` ask for it."""
     host = PlainHost(trainer)
     stack = find_layers(host.model)
     placement = LayerPlacement(layers, len(stack), "indices", None, "given")
-    wanted = PlacementSettings.from_user(list(layers), **settings)
+    wanted = PlacementSettings.from_user(list(layers), **({"guard": False} | settings))
     run = PlacedRun(host, stack, placement, narrow(host.model, stack, layers), wanted, probe_seconds=0.5)
     run.attach()
     return run

@@ -15,7 +15,7 @@ FULL = SpeedupReport(
     end_to_end_speedup=1.9,
     baseline=StepCost(0.2, 2**21, 1000, 0.01),
     placed=StepCost(0.1, 2**20, 500, 0.01),
-    quality={"kind": "measured", "heldout_loss": 1.25},
+    quality={"kind": "predicted", "share_kept": 0.93, "interval": [0.85, 1.01], "final_heldout_loss": 1.25},
     probe_seconds=1.0,
     overhead_seconds=2.0,
     break_even_steps=30,
@@ -56,7 +56,11 @@ def test_nulls_without_reason_are_found():
 
 
 def test_the_plain_table_says_unknowns():
-    assert str(FULL).splitlines()[-1].endswith("2.00x    measured: heldout_loss 1.25")
+    assert (
+        str(FULL)
+        .splitlines()[-1]
+        .endswith("2.00x    predicted: 93% (85% to 101%) of the gain kept, held-out loss 1.25 at the end")
+    )
     last = str(SpeedupReport(layers=(1,), num_layers=2)).splitlines()[-1]
     assert last.endswith("not measured  unknown")
 

@@ -43,6 +43,7 @@ def _facts(**changes):
     values = {
         "placement": PLACEMENT,
         "measurement": measured,
+        "quality": {"kind": "unknown"},
         "device": adapted("llama").device,
         "planned_steps": 100,
         "steps_each": 4,

@@ -1,6 +1,7 @@
 """`layercard`: builds the command line from what plugins register, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check failed, 4 a placement keeps too little quality. `layercard --debug COMMAND …` shows the traceback.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check failed, 4 a placement keeps too little quality.
+`layercard --debug COMMAND …` shows the traceback.
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ class SpeedupReport:
     baseline: StepCost = field(default_factory=StepCost)
     placed: StepCost = field(default_factory=StepCost)
     quality: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unknown"})
+    """The share of all-layer LoRA's gain that the placed layers keep, and how that is known; `layercard.quality.verdict`
+    names the keys."""
     probe_seconds: float = 0.0
     overhead_seconds: float = 0.0
     """What layercard took inside `train()`: checks, loading the timed batches, timing."""
@@ -138,13 +140,14 @@ def speedup_text(report: SpeedupReport) -> str:
 
 def quality_text(report: SpeedupReport) -> str:
     """Return the kind of the quality and what is known of it; `unknown` is said, never left blank."""
-    known = ((name, value) for name, value in report.quality.items() if name not in ("kind", "reason"))
-    details = ", ".join(f"{name} {_short(value)}" for name, value in known)
-    return f"{report.quality['kind']}: {details}" if details else str(report.quality["kind"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    quality = report.quality
+    details = []
+    if quality.get("share_kept") is not None:
+        spread = "({:.0%} to {:.0%}) ".format(*quality["interval"]) if quality.get("interval") else ""
+        details.append(f"{quality['share_kept']:.0%} {spread}of the gain kept")
+    if quality.get("final_heldout_loss") is not None:
+        details.append(f"held-out loss {quality['final_heldout_loss']:.4g} at the end")
+    return ": ".join([str(quality["kind"]), *([", ".join(details)] if details else [])])
 
 
 def seconds_text(seconds: float | None) -> str:

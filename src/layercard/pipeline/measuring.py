@@ -3,7 +3,8 @@
 Each variant first runs once on the largest batch: its warm-up and its peak memory. Then the variants alternate
 (`layercard.cost.timing`) for as many rounds as the budget still holds. The steps run on the model without the wrapper
 of DistributedDataParallel, inside accelerate's autocast: optimizer step and all-reduce are outside. Every rank runs
-the same number of steps, for a host's loss may talk to other ranks.
+the same number of steps, for a host's loss may talk to other ranks. Where a canary runs, its arms' steps are timed:
+they are taken anyway, so they are as many rounds as it has steps.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from layercard.pipeline.variants import (
     entering,
     largest,
     make_variants,
+    out_of_memory,
     stepper,
 )
 
@@ -40,12 +42,14 @@ if TYPE_CHECKING:
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
     from layercard.pipeline.entry_choice import EntryChoice
+    from layercard.pipeline.guarding import Canary
     from layercard.pipeline.prefix_choice import PrefixChoice
 
 BATCHES = 8
 FEWEST_ROUNDS = 3
 MOST_ROUNDS = 20
 WITHOUT = "placed without checkpointing"
+OUT_OF_MEMORY = "All-layer LoRA ran out of memory in a step of this batch size."
 STEPS_TO_FILL = 2 * BATCHES
 """Placed steps that the budget must hold beside, before a cached variant is timed: its batches are cached first."""
 
@@ -103,21 +107,30 @@ class Measurement:
 
 
 def measure(
-    host: Host, narrowing: Narrowing, entries: EntryChoice, prefix: PrefixChoice, allowance: Allowance
+    host: Host,
+    narrowing: Narrowing,
+    entries: EntryChoice,
+    prefix: PrefixChoice,
+    allowance: Allowance,
+    canary: Canary | None = None,
 ) -> Measurement:
-    """Measure the variants within `allowance`, and leave model, trainer and random state as they were."""
+    """Measure the variants within `allowance`, and leave model, trainer and random state as they were.
+
+    Where there is a `canary`, baseline and placed steps are those of its arms.
+    """
     batches = host.step_batches(BATCHES)
     with ExitStack() as undo:
         undo.enter_context(host.preserved())
         undo.enter_context(untouched(host.model))
-        return _Run(host, batches, allowance).measure(narrowing, entries, prefix)
+        return _Run(host, batches, allowance, canary).measure(narrowing, entries, prefix)
 
 
 class _Run:
     """One measurement on a model that its caller keeps untouched."""
 
-    def __init__(self, host: Host, batches: list[Any], allowance: Allowance) -> None:
+    def __init__(self, host: Host, batches: list[Any], allowance: Allowance, canary: Canary | None) -> None:
         self._host, self._allowance, self._largest = host, allowance, largest(batches)
+        self._canary = canary
         self._batches = len(batches)
         self._step = stepper(host, batches)
         self._began = time.perf_counter()
@@ -137,7 +150,9 @@ class _Run:
             variants.append(cached_variant(entry, prefix, self._step))
             self._fill(variants[-1])
         if self._peaks[BASELINE] is None:
-            return self._without_times("All-layer LoRA ran out of memory in a step of this batch size.")
+            return self._without_times(OUT_OF_MEMORY)
+        if self._canary is not None:
+            variants[:] = [self._canary.trained(v) if v.name in (BASELINE, PLACED) else v for v in variants]
         return self._timed(variants)
 
     def _timed(self, variants: Sequence[Variant]) -> Measurement:
@@ -178,7 +193,7 @@ class _Run:
             try:
                 peak = peak_bytes(partial(variant.step, self._largest), self._host.model, self._host.device)
             except RuntimeError as error:
-                if variant.name == PLACED or not _out_of_memory(error):
+                if variant.name == PLACED or not out_of_memory(error):
                     raise
                 fits = False
         clear_gradients(self._host.model)
@@ -187,11 +202,14 @@ class _Run:
         return peak if all(gathered(fits)) else None
 
     def _rounds_left(self, first: Timings) -> int:
-        """How many more rounds the budget holds, the same on every rank."""
+        """How many more rounds the budget holds, the same on every rank; a canary's own steps are taken anyway."""
+        most = MOST_ROUNDS - 1 if self._canary is None else min(MOST_ROUNDS, self._canary.micro_steps) - 1
+        if self._canary is not None and len(first.seconds) == 2:
+            return most
         spent = time.perf_counter() - self._began
         a_round = sum(values[0] for values in first.seconds.values())
         left = (self._allowance.placed_steps * first.seconds[PLACED][0] - spent) / a_round
-        return max(0, min(MOST_ROUNDS - 1, *gathered(int(left))))
+        return max(0, min(most, *gathered(int(left))))
 
     def _without_times(self, reason: str) -> Measurement:
         unavailable = {"step_speedup": reason}
@@ -233,10 +251,3 @@ class _Run:
 
 
 _SAVINGS = ("saving.adapters", "saving.backward")
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    answer: Any = should_reduce_batch_size(error)
-    return bool(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ class RunFacts:
 
     placement: LayerPlacement
     measurement: Measurement
+    quality: dict[str, Any]
     device: torch.device
     planned_steps: int
     steps_each: int
@@ -39,6 +41,13 @@ class RunFacts:
     observed: list[float] = field(default_factory=list)
     """Seconds of the optimizer steps run so far, the first left out."""
     partial: bool = True
+
+    def add_evaluations(self, log_history: Iterable[Mapping[str, Any]]) -> None:
+        """Take over the held-out loss of the trainer's last evaluation in the run, of the first of several eval sets."""
+        for entry in log_history:
+            found = [value for name, value in entry.items() if name.startswith("eval_") and name.endswith("loss")]
+            if found and all(isinstance(value, float) and math.isfinite(value) for value in found[:1]):
+                self.quality["final_heldout_loss"] = found[0]
 
 
 def make_report(facts: RunFacts) -> SpeedupReport:
@@ -55,6 +64,7 @@ def make_report(facts: RunFacts) -> SpeedupReport:
         end_to_end_speedup=_end_to_end(facts),
         baseline=measured.baseline,
         placed=measured.placed,
+        quality=dict(facts.quality),
         probe_seconds=facts.probe_seconds,
         overhead_seconds=facts.overhead_seconds,
         break_even_steps=_break_even(facts),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from layercard.hosts.protocol import Host
 
 NAME = "placement.json"
+GUARDED = "guard"
+"""The strategy of a placement that the guard chose in place of the one asked for; no setting contradicts it."""
 
 
 def saved_placement(host: Host, settings: PlacementSettings, num_layers: int) -> LayerPlacement | None:
@@ -51,6 +53,8 @@ def _folders(host: Host) -> Iterator[Path]:
 
 
 def _refuse_conflict(placement: LayerPlacement, settings: PlacementSettings, path: Path) -> None:
+    if placement.strategy == GUARDED:
+        return
     for field, asked in _conflicts(placement, settings):
         raise SettingsError(
             f"`{field}` is {asked}, and {path} from an earlier run holds "

@@ -1,10 +1,10 @@
 """`PlacedRun`: a trainer whose adapters were narrowed, from `place` to the end of `train()`.
 
 `attach` joins the trainer as a callback. When training begins it checks the placement again, times baseline and placed
-steps, moves the gradient entry and writes a partial report.json; after the first real step it adds which layers ran
-backward; when training ends it undoes the entry, writes the final report and shows it. No method of the trainer is
-replaced. After an exception inside `train()`, which callbacks do not see, the entry stays moved: the model computes
-the same, and the next `train()` or `close()` undoes it; report.json stays partial.
+steps and tries both out (`beginning.py`), moves the gradient entry and writes a partial report.json; after the first
+real step it adds which layers ran backward; when training ends it undoes the entry, writes the final report and shows
+it. No method of the trainer is replaced. After an exception inside `train()`, which callbacks do not see, the entry
+stays moved: the model computes the same, and the next `train()` or `close()` undoes it; report.json stays partial.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ from transformers import TrainerCallback
 
 from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
 from layercard.anatomy.verify import verify_placement
-from layercard.cost.predict import predict_step
-from layercard.cost.speedup import SpeedupReport, StepCost
-from layercard.cost.untouched import trainable_parameters
-from layercard.errors import HostError
+from layercard.cost.speedup import SpeedupReport
+from layercard.errors import HostError, QualityError
+from layercard.pipeline.beginning import begin
 from layercard.pipeline.checkpoints import LoadedAdapters
-from layercard.pipeline.entry_choice import EntryChoice
-from layercard.pipeline.measuring import Allowance, Measurement, measure
-from layercard.pipeline.prefix_choice import PrefixChoice
 from layercard.pipeline.ranks import check_ranks_agree
 from layercard.pipeline.reporting import RunFacts, make_report
-from layercard.pipeline.variants import why_not_timed
 from layercard.report.console import show
 from layercard.report.files import save_report
+from layercard.report.quality import quality_loss, say_quality
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +35,8 @@ if TYPE_CHECKING:
     from layercard.anatomy.layers import LayerStack
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
+    from layercard.pipeline.entry_choice import EntryChoice
+    from layercard.pipeline.prefix_choice import PrefixChoice
     from layercard.placement.placement import LayerPlacement
     from layercard.probing.statistics import LayerStatistics
     from layercard.scores.base import LayerScores
@@ -80,6 +78,11 @@ class PlacedRun:
             raise HostError(
                 "There is no report yet: steps are measured when training begins. Call `trainer.train()` first."
             )
+        return self._report
+
+    @property
+    def begun_before(self) -> SpeedupReport | None:
+        """The report of an earlier `train()` of this trainer."""
         return self._report
 
     def attach(self) -> None:
@@ -138,29 +141,34 @@ class _InsideTraining(TrainerCallback):
         if state.global_step > 0:
             self._loaded.check(run.host, state.global_step)
         check_ranks_agree(run.placement)
-        entries = EntryChoice(run.host.model, run.stack, run.placement, run.settings, args)
-        prefix = PrefixChoice(run.host, run.stack, run.placement, run.settings, entry_obstacle=entries.obstacle)
-        planned = state.max_steps - state.global_step
         with ExitStack() as undo:
-            undo.enter_context(prefix)
-            measurement = _measurement(run, entries, prefix, planned * args.gradient_accumulation_steps)
-            self._enter(undo, entries, prefix)
+            begun = begin(run, state, undo)
+            self._enter(undo, begun.entries, begun.prefix)
             self._undo = undo.pop_all()
-        self._prefix = prefix
+        self._prefix = begun.prefix
         self._facts = RunFacts(
             placement=run.placement,
-            measurement=measurement,
+            measurement=begun.measurement,
+            quality=begun.quality,
             device=run.host.device,
-            planned_steps=planned,
+            planned_steps=state.max_steps - state.global_step,
             steps_each=args.gradient_accumulation_steps,
             probe_seconds=run.probe_seconds,
             overhead_seconds=time.perf_counter() - began,
-            gradient_entry=entries.to_dict(),
-            prefix_cache=prefix.to_dict(),
+            gradient_entry=begun.entries.to_dict(),
+            prefix_cache=begun.prefix.to_dict(),
             first_epoch_steps=math.ceil(state.max_steps / max(1, state.num_train_epochs)),
         )
         self._steps_run = 0
         run.publish(make_report(self._facts))
+        self._react(begun.quality)
+
+    def _react(self, quality: Mapping[str, Any]) -> None:
+        """Say what the trial found, and raise `QualityError` where the run is told to stop."""
+        say_quality(quality, self._run.placement, shown=self._run.host.trainer.is_world_process_zero())
+        if quality["reaction"] == "stopped":
+            self.leave()
+            raise QualityError(quality_loss(quality, self._run.placement))
 
     def _enter(self, undo: ExitStack, entries: EntryChoice, prefix: PrefixChoice) -> None:
         """Put in force what holds while the run trains; whatever else is to hold from the entry down joins here."""
@@ -201,44 +209,7 @@ class _InsideTraining(TrainerCallback):
         if self._facts is None:
             return
         self._facts.partial = False
+        self._facts.add_evaluations(state.log_history)
         self._run.publish(make_report(self._facts))
         if state.is_world_process_zero:
             show(self._run.report)
-
-
-def _measurement(run: PlacedRun, entries: EntryChoice, prefix: PrefixChoice, steps: int) -> Measurement:
-    """Measure, or say why not; trainable parameters are counted in any case."""
-    settings, trainer = run.settings, run.host.trainer
-    allowance = Allowance(steps, settings.measure_budget, _predicted_speedup(run, entries))
-    if not run.narrowing.shed_names and not run.placement.is_all:
-        return _without_baseline(run)
-    if not settings.measure:
-        reason: str | None = "`measure` is off."
-    elif run.placement.is_all:
-        reason = "Every layer is adapted, so placed and all-layer steps are the same."
-    else:
-        reason = why_not_timed(trainer) or allowance.too_short()
-    if reason is None:
-        return measure(run.host, run.narrowing, entries, prefix, allowance)
-    placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
-    with run.narrowing.all_layers():
-        baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))
-    return Measurement(baseline, placed, unavailable={"step_speedup": reason})
-
-
-def _without_baseline(run: PlacedRun) -> Measurement:
-    """Where the adapter was built on fewer layers, all-layer LoRA is not there to be run or counted."""
-    placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
-    reason = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
-    return Measurement(placed=placed, unavailable={"step_speedup": reason, "baseline.trainable_parameters": reason})
-
-
-def _predicted_speedup(run: PlacedRun, entries: EntryChoice) -> float:
-    predicted = predict_step(
-        run.placement.num_layers,
-        run.layers,
-        checkpointing=run.host.trainer.args.gradient_checkpointing,
-        gradient_entry=entries.obstacle is None,
-        recompute_above_entry=run.settings.checkpointing_above_entry == "keep",
-    )
-    return predicted.speedup

@@ -81,3 +81,11 @@ def largest(batches: list[Any]) -> int:
     """Return the number of the batch with the most input elements, whose step has the highest peak."""
     sizes = [sum(v.numel() for v in inputs.values() if hasattr(v, "numel")) for inputs, _ in batches]
     return sizes.index(max(sizes))
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether the error says that memory ran out, as accelerate judges."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    answer: Any = should_reduce_batch_size(error)
+    return bool(answer)

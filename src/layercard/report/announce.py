@@ -11,6 +11,7 @@ from layercard.cost.predict import UnitCosts, predict_step
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.probing.statistics import LayerStatistics
+from layercard.quality.evidence import evidence_line
 from layercard.settings import PlacementSettings
 
 
@@ -49,8 +50,7 @@ def announcement(
             if settings.measure
             else f"Predicted step time: {predicted.ratio:.2f} of all-layer LoRA's; `measure` is off."
         )
-    hint = learning_rate_hint(placement)
-    return [*lines, hint] if hint else lines
+    return [*lines, *(line for line in (evidence_line(placement), learning_rate_hint(placement)) if line is not None)]
 
 
 def announce(

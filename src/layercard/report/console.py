@@ -48,9 +48,17 @@ def caption(report: SpeedupReport) -> str:
         lines.append(f"Probe and overhead are earned back after {report.break_even_steps} steps.")
     if report.observed_step_seconds is not None:
         lines.append(f"Observed: {seconds_text(report.observed_step_seconds)} an optimizer step.")
+    lines.extend(_quality(report))
     reasons = [report.unavailable.get(name) for name in ("step_speedup", "saving.backward")]
     lines.extend(dict.fromkeys(reason for reason in reasons if reason is not None))
     return "\n".join(lines)
+
+
+def _quality(report: SpeedupReport) -> list[str]:
+    """Return what the share of the gain kept is, or why nothing is known of it."""
+    said = report.quality.get("meaning") if report.quality.get("share_kept") is not None else None
+    reason = report.quality.get("reason")
+    return [said] if said else [f"Quality: {reason}"] if reason else []
 
 
 def show(report: SpeedupReport, console: Console | None = None) -> None:

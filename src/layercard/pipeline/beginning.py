@@ -1,0 +1,186 @@
+"""What happens when training begins: the gradient entry, the timing, the canary, and what follows from its verdict.
+
+`begin` may change the placement: to all layers, or to more of them. Then optimizer and scheduler, which the trainer has
+made by then, are made anew, and placement.json is written again.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layercard.cost.speedup import StepCost
+from layercard.cost.timing import Variant
+from layercard.cost.untouched import trainable_parameters
+from layercard.pipeline.canary_choice import ALL_LAYERS, BUILT_ON_FEWER, choose_canary, predicted
+from layercard.pipeline.entry_choice import EntryChoice
+from layercard.pipeline.measuring import OUT_OF_MEMORY, Allowance, Measurement, measure
+from layercard.pipeline.prefix_choice import PrefixChoice
+from layercard.pipeline.replacing import adopt, settle
+from layercard.pipeline.variants import PLACED, entering, out_of_memory, why_not_timed
+from layercard.quality.verdict import completed, meaning, unknown
+from layercard.quality.widening import wider
+
+if TYPE_CHECKING:
+    from layercard.pipeline.guarding import Canary
+    from layercard.pipeline.session import PlacedRun
+    from layercard.quality.verdict import Verdict
+
+UNTRIED = "The placement was widened, and the guard's budget holds no second trial."
+CHANGED = "The guard changed the placement when training began, after its steps were timed, and the budget is used up."
+REACTIONS = {"warn": "warned", "stop": "stopped", "all_layers": "all_layers", "widen": "widened"}
+
+
+@dataclass
+class Beginning:
+    """What a run trains with, and what was found out about it before its first step."""
+
+    entries: EntryChoice
+    prefix: PrefixChoice
+    measurement: Measurement
+    quality: dict[str, Any]
+
+
+def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
+    """Measure `run`, try its placement out, and act on what was found; the prefix cache in use is entered on `undo`."""
+    steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
+    with ExitStack() as trial:
+        entries, prefix = _choices(run, trial)
+        canary, quality = choose_canary(run, state, entries, prefix_cached=prefix.cache is not None)
+        measurement = _measurement(run, entries, prefix, steps, canary)
+        verdict = None
+        if canary is not None:
+            verdict, quality = _tried(run, canary, entries, measurement)
+        lost = verdict is not None and verdict.share.below(run.settings.quality_threshold)
+        reaction = REACTIONS[run.settings.on_quality_loss] if lost else quality.get("reaction") or "none"
+        if canary is None or verdict is None or not lost or reaction in ("warned", "stopped"):
+            undo.push(trial.pop_all())
+            return Beginning(entries, prefix, measurement, _told(run, state, canary, quality, reaction))
+    return _changed(run, state, undo, canary, verdict)
+
+
+def _choices(run: PlacedRun, undo: ExitStack) -> tuple[EntryChoice, PrefixChoice]:
+    host = run.host
+    entries = EntryChoice(host.model, run.stack, run.placement, run.settings, host.trainer.args)
+    prefix = PrefixChoice(host, run.stack, run.placement, run.settings, entry_obstacle=entries.obstacle)
+    undo.enter_context(prefix)
+    return entries, prefix
+
+
+def _placed(entries: EntryChoice) -> Variant:
+    """The placed model as it trains; the canary's arms bring their own steps."""
+    return Variant(PLACED, entering(entries.entry), lambda number: None)
+
+
+def _tried(
+    run: PlacedRun, canary: Canary, entries: EntryChoice, measurement: Measurement
+) -> tuple[Verdict | None, dict[str, Any]]:
+    """Return the canary's verdict and what it says of quality; no verdict where all-layer LoRA does not fit."""
+    if measurement.unavailable.get("baseline.peak_bytes") == OUT_OF_MEMORY:
+        return None, unknown(OUT_OF_MEMORY)
+    try:
+        verdict = canary.verdict(run.narrowing.all_layers, _placed(entries))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return None, unknown("The trial ran out of memory.")
+    return verdict, verdict.to_dict() | {"tried": [_try(run, verdict)]}
+
+
+def _try(run: PlacedRun, verdict: Verdict | None) -> dict[str, Any]:
+    return {"layers": list(run.layers), "share_kept": None if verdict is None else verdict.share.value}
+
+
+def _told(run: PlacedRun, state: Any, canary: Canary | None, quality: dict[str, Any], reaction: str) -> dict[str, Any]:
+    """Return what the report says under `quality`, every key of it."""
+    facts: dict[str, Any] = {"threshold": run.settings.quality_threshold, "evidence": run.placement.evidence}
+    if canary is not None:
+        facts |= {"planned_steps": state.max_steps, "seconds": canary.seconds}
+        facts |= {"meaning": meaning(canary.plan.updates, state.max_steps)}
+    return completed(facts | quality | {"reaction": reaction})
+
+
+def _changed(run: PlacedRun, state: Any, undo: ExitStack, canary: Canary, verdict: Verdict) -> Beginning:
+    """Adapt other layers, as `on_quality_loss` says, and begin again with them."""
+    share = verdict.share.value
+    why = (
+        f"the guard's trial of layers {list(run.layers)} kept {'none' if share is None else f'{share:.0%}'} of the gain"
+    )
+    tries = [_try(run, verdict)]
+    found: Verdict | None = None
+    if run.settings.on_quality_loss == "widen":
+        found = _widen(run, canary, tries, why)
+    else:
+        adopt(run, range(run.placement.num_layers), f"every layer: {why}")
+    settle(run, state.max_steps)
+    quality = (found or verdict).to_dict() | {"tried": tries}
+    if run.placement.is_all:
+        quality |= {"kind": "predicted", "share_kept": 1.0, "interval": None, "reason": ALL_LAYERS}
+    elif found is None:
+        quality |= {"kind": "unknown", "share_kept": None, "interval": None, "reason": UNTRIED}
+    entries, prefix = _choices(run, undo)
+    steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
+    left = max(0.0, run.settings.guard_budget - canary.plan.units / steps)
+    measurement = _measurement(run, entries, prefix, steps, None, budget=min(left, run.settings.measure_budget))
+    reaction = REACTIONS[run.settings.on_quality_loss]
+    return Beginning(entries, prefix, measurement, _told(run, state, canary, quality, reaction))
+
+
+def _widen(run: PlacedRun, canary: Canary, tries: list[dict[str, Any]], why: str) -> Verdict | None:
+    """Add layers until enough is kept, the budget is used up, or every layer is adapted; None where that was not tried."""
+    verdict = None
+    for _ in range(max(1, canary.plan.retries)):
+        scores = None if run.scores is None else run.scores.get(run.placement.score or "")
+        ranked = None if scores is None else scores.ranked()
+        layers = wider(run.layers, run.placement.num_layers, ranked=ranked, min_entry=run.settings.min_entry)
+        adopt(run, layers, f"widened: {why}")
+        if run.placement.is_all or canary.plan.retries == 0:
+            return None
+        canary.forget_placed()
+        entries = EntryChoice(run.host.model, run.stack, run.placement, run.settings, run.host.trainer.args)
+        verdict = canary.verdict(run.narrowing.all_layers, _placed(entries))
+        tries.append(_try(run, verdict))
+        if not verdict.share.below(run.settings.quality_threshold):
+            break
+    return verdict
+
+
+def _measurement(
+    run: PlacedRun,
+    entries: EntryChoice,
+    prefix: PrefixChoice,
+    steps: int,
+    canary: Canary | None,
+    *,
+    budget: float | None = None,
+) -> Measurement:
+    """Measure, or say why not; trainable parameters are counted in any case.
+
+    `budget` is what an earlier trial has left of it.
+    """
+    settings = run.settings
+    speedup = predicted(run, entries).speedup
+    allowance = Allowance(steps, settings.measure_budget if budget is None else budget, speedup)
+    if not run.narrowing.shed_names and not run.placement.is_all:
+        return _without_baseline(run)
+    if not settings.measure:
+        reason: str | None = "`measure` is off."
+    elif run.placement.is_all:
+        reason = "Every layer is adapted, so placed and all-layer steps are the same."
+    else:
+        reason = why_not_timed(run.host.trainer) or (None if canary else allowance.too_short())
+        reason = CHANGED if reason is not None and budget is not None else reason
+    if reason is None:
+        return measure(run.host, run.narrowing, entries, prefix, allowance, canary)
+    placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
+    with run.narrowing.all_layers():
+        baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))
+    return Measurement(baseline, placed, unavailable={"step_speedup": reason})
+
+
+def _without_baseline(run: PlacedRun) -> Measurement:
+    """Where the adapter was built on fewer layers, all-layer LoRA is not there to be run or counted."""
+    placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
+    unavailable = dict.fromkeys(("step_speedup", "baseline.trainable_parameters"), BUILT_ON_FEWER)
+    return Measurement(placed=placed, unavailable=unavailable)

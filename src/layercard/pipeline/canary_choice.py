@@ -1,0 +1,121 @@
+"""Whether a run tries its placement out before training, how long, and why not where it does not."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from layercard.cost.predict import UnitCosts, predict_step
+from layercard.errors import LayercardError
+from layercard.pipeline.guarding import Canary
+from layercard.pipeline.measuring import Allowance
+from layercard.pipeline.variants import why_not_timed
+from layercard.quality.budget import FEWEST_EXAMPLES, CanaryCosts, least_units, plan_canary
+from layercard.quality.verdict import unknown
+from layercard.report.files import NAME, load_report
+
+if TYPE_CHECKING:
+    from layercard.cost.predict import StepPrediction
+    from layercard.pipeline.entry_choice import EntryChoice
+    from layercard.pipeline.session import PlacedRun
+
+RETRIES = 2
+"""How many widened placements `widen` may try."""
+EXTRA_VARIANTS = 0.4
+"""Share of timing's budget that goes to each variant beside the canary's own two."""
+BUILT_ON_FEWER = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
+ALL_LAYERS = "Every layer is adapted, which is all-layer LoRA itself."
+
+
+def choose_canary(
+    run: PlacedRun, state: Any, entries: EntryChoice, *, prefix_cached: bool
+) -> tuple[Canary | None, dict[str, Any]]:
+    """Return the canary of a run that begins to train, or None and what the report says of quality instead."""
+    steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
+    settled = _settled(run, state)
+    if settled is not None:
+        return None, settled
+    costs = canary_costs(run, entries)
+    units = _units(run, entries, steps, costs, extras=prefix_cached)
+    retries = RETRIES if run.settings.on_quality_loss == "widen" else 0
+    plan = plan_canary(units, costs, retries=retries)
+    if plan is None:
+        return None, unknown(_too_short(run, steps, least_units(costs) + run.settings.guard_budget * steps - units))
+    heldout = run.host.heldout_batches(plan.examples)
+    if len(heldout.batches) < FEWEST_EXAMPLES:
+        return None, unknown(
+            f"There are {len(heldout.batches)} held-out examples ({heldout.source}) and {FEWEST_EXAMPLES} are needed. Give "
+            "the trainer an `eval_dataset`."
+        )
+    return Canary(run.host, plan, heldout), {}
+
+
+def predicted(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
+    """Return the predicted placed step beside the all-layer one, as this run trains."""
+    return predict_step(
+        run.placement.num_layers,
+        run.layers,
+        checkpointing=run.host.trainer.args.gradient_checkpointing,
+        gradient_entry=entries.obstacle is None,
+        recompute_above_entry=run.settings.checkpointing_above_entry == "keep",
+    )
+
+
+def canary_costs(run: PlacedRun, entries: EntryChoice) -> CanaryCosts:
+    """Return what the parts of a canary are predicted to cost in this run."""
+    trainer, units = run.host.trainer, UnitCosts()
+    prediction = predicted(run, entries)
+    depth = run.placement.num_layers
+    forward = depth * (units.layer_forward + units.adapter_forward) + units.head_forward
+    return CanaryCosts(
+        steps_each=trainer.args.gradient_accumulation_steps,
+        placed=prediction.ratio,
+        forward=forward / prediction.all_layer.total,
+        batch_size=trainer._train_batch_size * trainer.args.world_size,
+    )
+
+
+def _settled(run: PlacedRun, state: Any) -> dict[str, Any] | None:
+    """Return the quality where no canary can run, or is needed, or has run before; None where one may."""
+    if not run.settings.guard:
+        return unknown("`guard` is off.")
+    if run.placement.is_all:
+        return unknown(ALL_LAYERS) | {"kind": "predicted", "share_kept": 1.0}
+    if run.begun_before is not None:
+        return dict(run.begun_before.quality)
+    if state.global_step > 0:
+        return _of_earlier_run(run)
+    if not run.narrowing.shed_names:
+        return unknown(BUILT_ON_FEWER)
+    reason = why_not_timed(run.host.trainer)
+    return None if reason is None else unknown(reason.replace("timed", "tried"))
+
+
+def _of_earlier_run(run: PlacedRun) -> dict[str, Any]:
+    path = run.host.output_dir / NAME
+    try:
+        found = dict(load_report(path).quality)
+    except LayercardError:
+        return unknown("The run was resumed, and the report.json of its beginning is not there to be read.")
+    return found | {"reason": found.get("reason") or "Found when the run began, before it was resumed."}
+
+
+def _units(run: PlacedRun, entries: EntryChoice, steps: int, costs: CanaryCosts, *, extras: bool) -> float:
+    """Return what the canary may cost in all-layer steps: the guard's budget less what timing takes beside its steps."""
+    settings = run.settings
+    units = settings.guard_budget * steps
+    if not settings.measure:
+        return units
+    allowance = Allowance(steps, min(settings.measure_budget, settings.guard_budget), predicted(run, entries).speedup)
+    variants = allowance.holds(split=True) * (1 + extras)
+    return units - (1 + costs.placed) - variants * EXTRA_VARIANTS * allowance.budget * steps
+
+
+def _too_short(run: PlacedRun, steps: int, least: float) -> str:
+    budget = run.settings.guard_budget
+    each = run.host.trainer.args.gradient_accumulation_steps
+    enough = f"; a run of about {math.ceil(least / budget / each)} optimizer steps can" if budget else ""
+    return (
+        f"The run is too short to try its placement out: {budget:.1%} of its {steps} planned micro-batch steps cannot pay "
+        f"for a trial, which takes about {least:.0f}{enough}. Raise `guard_budget` to try it all the same."
+    )

@@ -1,0 +1,110 @@
+"""`Verdict`: what a canary found, and what report.json says of it under `quality`.
+
+The keys are always the same; what is not known is null, and `reason` says why.
+
+    kind                  `predicted` where a canary ran: its steps are few, and it is the end of the run that matters;
+                          `unknown` where none ran or there was no gain to compare with
+    share_kept            share of all-layer LoRA's reduction of the held-out loss that the placed layers keep
+    interval              of it, over resamples of the held-out examples, with about 95% coverage
+    threshold             under which `on_quality_loss` acts
+    heldout_loss          mean over examples, in nats, of the base model (`before`) and of each arm after its steps:
+                          `all_layers`, `placed`, `placed_2x` (at twice the learning rate, where it was tried)
+    examples, heldout_from  how many rows judged, and from where: `eval_dataset` or `training set`
+    steps, planned_steps  optimizer steps of each arm, and of the run
+    learning_rate         of the arms: the run's peak, without warm-up
+    learning_rate_hint    which of 1x and 2x the placed layers learned faster at; nothing is changed
+    reaction              `none`, `warned`, `stopped`, `all_layers` or `widened`
+    tried                 every placement tried: its layers and the share that it kept
+    evidence              what was known before training, as in placement.json
+    meaning               what `share_kept` is, in a sentence
+    seconds               what the canary took beside the timing
+    reason                why something is null
+    final_heldout_loss    the trainer's own last evaluation in the run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layercard.quality.share import Share, mean_finite, share_kept
+
+BEFORE, ALL_LAYERS, PLACED, PLACED_2X = "before", "all_layers", "placed", "placed_2x"
+SECOND_RATE = 2.0
+KEYS = (
+    "kind", "share_kept", "interval", "threshold", "heldout_loss", "examples", "heldout_from", "steps", "planned_steps",
+    "learning_rate", "learning_rate_hint", "reaction", "tried", "evidence", "meaning", "seconds", "reason",
+    "final_heldout_loss",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The held-out losses of a canary, example by example, and what they say."""
+
+    losses: Mapping[str, Sequence[float]]
+    """By arm: `before`, `all_layers`, `placed`, and `placed_2x` where it was tried."""
+    updates: int
+    source: str
+    learning_rate: float
+
+    @property
+    def share(self) -> Share:
+        """The share of the gain that the placed arm keeps."""
+        return share_kept(self.losses[BEFORE], self.losses[ALL_LAYERS], self.losses[PLACED])
+
+    @property
+    def better_rate(self) -> float | None:
+        """1.0 or 2.0, whichever multiple of the learning rate the placed layers learned faster at; None if untried."""
+        if PLACED_2X not in self.losses:
+            return None
+        once, twice = (mean_finite(self.losses[name]) for name in (PLACED, PLACED_2X))
+        if self._diverged(PLACED_2X) or once is None or twice is None:
+            return 1.0
+        return SECOND_RATE if self._diverged(PLACED) or twice < once else 1.0
+
+    def _diverged(self, name: str) -> bool:
+        return share_kept(self.losses[BEFORE], self.losses[ALL_LAYERS], self.losses[name]).diverged
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the losses say, without what only the run knows."""
+        share = self.share
+        return {
+            "kind": "unknown" if share.value is None else "predicted",
+            "share_kept": share.value,
+            "interval": None if share.low is None else [share.low, share.high],
+            "heldout_loss": {name: mean_finite(losses) for name, losses in self.losses.items()},
+            "examples": len(self.losses[BEFORE]),
+            "heldout_from": self.source,
+            "steps": self.updates,
+            "learning_rate": self.learning_rate,
+            "learning_rate_hint": self._hint(),
+            "reason": share.reason,
+        }
+
+    def _hint(self) -> dict[str, Any] | None:
+        better = self.better_rate
+        if better is None:
+            return None
+        twice = share_kept(self.losses[BEFORE], self.losses[ALL_LAYERS], self.losses[PLACED_2X]).value
+        return {"better": better, "learning_rate": better * self.learning_rate, "share_kept_2x": twice}
+
+
+def unknown(reason: str) -> dict[str, Any]:
+    """Return the quality of a run in which no canary ran."""
+    return {"kind": "unknown", "reason": reason}
+
+
+def completed(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `quality` with every key, in the documented order; null where it says nothing."""
+    return {name: quality.get(name) for name in KEYS}
+
+
+def meaning(updates: int, planned: int) -> str:
+    """Return what the share is, in a sentence."""
+    return (
+        "The share of all-layer LoRA's reduction of the held-out loss that the placed layers reach in as many steps: "
+        f"measured after {updates} steps at the peak learning rate, and no more than a prediction for the end of the "
+        f"run's {planned}."
+    )
