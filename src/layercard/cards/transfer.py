@@ -104,16 +104,17 @@ class CardChoice:
 
 
 def transfer(cards: Iterable[LayerCard], query: CardQuery, rules: TransferRules) -> CardChoice:
-    """Return which `cards` match a query that holds the target's resnorm, and the layers that follow, if any.
+    """Return which `cards` match, and the layers that follow, if any.
 
-    The order of `cards` does not matter. Pure: reads no file and trains nothing.
+    The query holds the target's resnorm where any card is of its model. The order of `cards` does not matter. Pure: reads
+    no file and trains nothing.
     """
-    assert query.importance is not None
     found = _sorted([_match(card, query, rules) for card in sorted(cards, key=_key)])
     used = [match for match in found if match.matches]
     if not used:
         return CardChoice(found, (), None, _why_none(found))
     weighted = [WeightedCard(match.card, match.weight) for match in used]
+    assert query.importance is not None
     strata = regimes(query.importance) if query.num_layers >= len(REGIMES) else {}
     tried = options(weighted, strata)
     allowed = tuple(option for option in tried if _allowed(option, rules))

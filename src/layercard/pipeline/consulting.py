@@ -1,7 +1,7 @@
 """Consults Layer Cards where `auto` chooses: the same for every host and for the command line.
 
-`consult` reads the library and asks whether any card may decide for a model; where one may, a full probe is worth its
-time, and `Consultation.decide` lets the cards whose ranks turn out alike choose. The library never fails a run, unless
+`open_shelf` reads the library, `consult` asks whether any card may decide for a model; where one may, a full probe is worth
+its time, and `Consultation.decide` lets the cards whose ranks turn out alike choose. The library never fails a run, unless
 the user named a card: then whatever keeps that card from deciding stops the run.
 """
 
@@ -19,7 +19,7 @@ from layercard.cards.card import LayerCard
 from layercard.cards.fingerprint import SIZES, model_fingerprint, public_id
 from layercard.cards.library import Library
 from layercard.cards.query import SCORE, CardQuery, may_be_same_model, why_incomparable, why_unwelcome
-from layercard.cards.transfer import CardChoice, TransferRules, transfer
+from layercard.cards.transfer import CardChoice, CardMatch, TransferRules, transfer
 from layercard.errors import CardError, ModelError
 from layercard.placement.choose import asked_count
 from layercard.placement.placement import LayerPlacement
@@ -57,36 +57,46 @@ class Decision:
 
 @dataclass(frozen=True)
 class Consultation:
-    """The cards, and what they are asked; `query` is None where none may decide, and `why_not` says why."""
+    """The cards, what they are asked, and, where none may decide whatever its ranks, why not."""
 
     shelf: Shelf
     settings: PlacementSettings
-    query: CardQuery | None
-    why_not: str = ""
+    query: CardQuery
+    why_not: str | None = None
 
     @property
     def worth_probing(self) -> bool:
         """Whether a card may decide, if its ranks turn out alike."""
-        return self.query is not None
+        return self.why_not is None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether some card has ranks of this model's layers, be it allowed to decide or not."""
+        return any(why_incomparable(card, self.query) is None for card in self.shelf.cards)
+
+    def ask(self, scores: LayerScores | None) -> CardChoice:
+        """Return what all cards say of layers that rank by `scores` (resnorm), None where nothing is comparable."""
+        query = self.query if scores is None else replace(self.query, importance=scores.importance)
+        return transfer(self.shelf.cards, query, transfer_rules(self.settings, query.num_layers))
 
     def decide(self, scores: LayerScores, fallback: LayerPlacement) -> Decision:
         """Return what the cards choose for layers that rank by `scores` (resnorm), or `fallback` with the reason added.
 
         Raises `CardError` where the user named a card and it does not decide.
         """
-        if self.query is None:
+        if self.why_not is not None:
             return Decision(without_cards(fallback, self.why_not), notes=self.shelf.notes)
-        query = replace(self.query, importance=scores.importance)
-        choice = transfer(self.shelf.cards, query, transfer_rules(self.settings, query.num_layers))
+        choice = self.ask(scores)
         if choice.chosen is None and self.shelf.named:
             raise _unfit(choice.matches[0].card, choice.matches[0].why_not or choice.reason)
-        placement = placement_from(choice, query, self.settings) or without_cards(fallback, choice.reason)
-        return Decision(placement, choice, (*self.shelf.notes, *_differences(choice)))
+        placement = placement_from(choice, self.query.num_layers, self.settings)
+        differing = tuple(_difference(match) for match in choice.used if match.differences)
+        return Decision(placement or without_cards(fallback, choice.reason), choice, (*self.shelf.notes, *differing))
 
 
 def consult(
+    shelf: Shelf,
     settings: PlacementSettings,
-    manager: pluggy.PluginManager,
     model: Any,
     stack: LayerStack,
     *,
@@ -96,19 +106,18 @@ def consult(
     """Return what cards may decide for a loaded model; settled before anything is probed.
 
     `target_modules` (suffixes) stand in for adapters where there are none; `facts` are what `CardQuery.facts` holds.
-    Raises `CardError` where the user named a card that cannot be read or may not decide.
+    Raises `CardError` where the user named a card that may not decide.
     """
-    shelf = open_shelf(settings, manager)
+    bare = bare_query(model.config, len(stack))
     if not may_speak(shelf, model.config, len(stack)):
-        return Consultation(shelf, settings, None, NOT_OF_THIS_MODEL)
+        return Consultation(shelf, settings, bare, NOT_OF_THIS_MODEL)
     try:
         query = card_query(model, stack, target_modules=target_modules, facts=facts)
     except ModelError as error:
         if shelf.named:
             raise
-        return Consultation(shelf, settings, None, f"Layer Cards were not consulted: {error}")
-    why_not = _why_none_may(shelf, query, settings)
-    return Consultation(shelf, settings, query if why_not is None else None, why_not or "")
+        return Consultation(shelf, settings, bare, f"Layer Cards were not consulted: {error}")
+    return Consultation(shelf, settings, query, _why_none_may(shelf, query, settings))
 
 
 def open_shelf(settings: PlacementSettings, manager: pluggy.PluginManager) -> Shelf:
@@ -133,6 +142,12 @@ def may_speak(shelf: Shelf, config: Any, num_layers: int) -> tuple[LayerCard, ..
     sizes = {name: getattr(text, name) for name in SIZES if hasattr(text, name)}
     model_id = public_id(config.name_or_path)
     return tuple(card for card in shelf.cards if may_be_same_model(card, num_layers, sizes, model_id))
+
+
+def bare_query(config: Any, num_layers: int) -> CardQuery:
+    """Return the query of a model that is known by its configuration alone; it matches no card."""
+    model = {"id": public_id(config.name_or_path), "revision": None, "num_layers": num_layers, "fingerprint": None}
+    return CardQuery(model, frozenset(), frozenset())
 
 
 def card_query(
@@ -175,13 +190,13 @@ def transfer_rules(settings: PlacementSettings, num_layers: int) -> TransferRule
     )
 
 
-def placement_from(choice: CardChoice, query: CardQuery, settings: PlacementSettings) -> LayerPlacement | None:
+def placement_from(choice: CardChoice, num_layers: int, settings: PlacementSettings) -> LayerPlacement | None:
     """Return the placement that cards chose, or None where they chose none."""
     if choice.chosen is None:
         return None
     return LayerPlacement(
         layers=choice.chosen.layers,
-        num_layers=query.num_layers,
+        num_layers=num_layers,
         strategy="auto",
         score=SCORE if choice.chosen.by_score else None,
         reason=f"`auto` leaning to {settings.prefer}: {choice.reason}",
@@ -212,12 +227,8 @@ def _why_none_may(shelf: Shelf, query: CardQuery, settings: PlacementSettings) -
     return f"no Layer Card of this model may decide; {'; '.join(kept_out)}" if kept_out else NOT_OF_THIS_MODEL
 
 
-def _differences(choice: CardChoice) -> tuple[str, ...]:
-    return tuple(
-        f"The Layer Card {match.card.key} was measured otherwise: {', '.join(match.differences)}."
-        for match in choice.used
-        if match.differences
-    )
+def _difference(match: CardMatch) -> str:
+    return f"The Layer Card {match.card.key} was measured otherwise: {', '.join(match.differences)}."
 
 
 def _unfit(card: LayerCard, reason: str) -> CardError:

@@ -19,7 +19,7 @@ from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
-from layercard.pipeline.consulting import consult, run_facts
+from layercard.pipeline.consulting import consult, open_shelf, run_facts
 from layercard.pipeline.probing import locate_layers, score
 from layercard.pipeline.resume import is_resuming, saved_placement
 from layercard.pipeline.session import PlacedRun
@@ -161,7 +161,8 @@ def choose_layers(
         return Chosen(choose_placement(wanted, len(stack), strategies=strategies))
     consultation = None
     if wanted.consults_cards:
-        consultation = consult(wanted, manager, host.model, stack, target_modules=target_modules, facts=run_facts(host))
+        shelf, facts = open_shelf(wanted, manager), run_facts(host)
+        consultation = consult(shelf, wanted, host.model, stack, target_modules=target_modules, facts=facts)
     thorough = needed is not None or (consultation is not None and consultation.worth_probing)
     examples = wanted.probe_examples if thorough else min(wanted.probe_examples, EXAMPLES_FOR_A_LOOK)
     statistics = _probe(host, wanted, stack, plugins.scorers(manager)[name].needs, examples, target_modules)
