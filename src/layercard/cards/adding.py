@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from layercard.cards.card import LayerCard
 from layercard.cards.library import USER, Library, default_user_dir, plugin_folders, save_card, user_path
+from layercard.cards.schema import check_card
 from layercard.errors import CardError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def add_cards(
     Raises `CardError` where another card of that key says something else: one of a plugin always, one of the user's own
     unless `replace` is given.
     """
+    for card in cards:
+        check_card(card.document, card.source)
     folder = user_dir or default_user_dir()
     provided, own = Library.of(plugin_folders(manager)), Library.of([(USER, folder)])
     targets = [user_path(card, folder) for card in cards]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
-from layercard.cli.cards.words import LEGEND, UNKNOWN, achieved, kept, number, ratio, summary
+from layercard.cli.cards.tables import SHOWN_SCORES, layers_table, others_table, outcomes_table, scores_of
+from layercard.cli.cards.words import LEGEND, summary
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -28,12 +27,14 @@ def show(card: str, as_json: bool) -> None:
     (found,) = Library.open().named(card)
     for line in _about(found):
         output.say(line)
-    output.console.print(_outcomes(found))
+    output.console.print(outcomes_table(found))
     output.say(LEGEND)
-    if (others := _other_metrics(found)) is not None:
+    if (others := others_table(found)) is not None:
         output.console.print(others)
     if found.document["layers"]:
-        output.console.print(_layers(found))
+        output.console.print(layers_table(found))
+        if unshown := scores_of(found)[SHOWN_SCORES:]:
+            output.say(f"Not shown, but in the file and in --json: {', '.join(unshown)}")
     output.finish({"card": found.document, "summary": summary(found)})
 
 
@@ -48,13 +49,30 @@ def _about(card: LayerCard) -> Iterator[str]:
     rank, alpha, targets = (lora[part] for part in ("rank", "alpha", "targets"))
     named = ", ".join(targets) if targets else "targets not named"
     yield f"LoRA     {_joined(rank and f'rank {rank}', alpha and f'alpha {alpha}', named)}"
+    yield from _origin(source)
+    yield from _trust(document)
+
+
+def _origin(source: Mapping[str, Any]) -> Iterator[str]:
     if source["kind"] == "published":
         yield f"source   {source['document']}, tables {', '.join(source['tables'])}"
     else:
         versions = ", ".join(f"{name} {version}" for name, version in sorted(source["versions"].items()))
         yield f"source   {_joined(source['date'], versions)}"
+    if source.get("command"):
+        yield f"command  {source['command']}"
     if source.get("note"):
         yield f"note     {source['note']}"
+
+
+def _trust(document: Mapping[str, Any]) -> Iterator[str]:
+    training = document.get("training") or {}
+    budget = [f"{training[part]} {part.replace('_', ' ')}" for part in ("steps", "batch_size") if training.get(part)]
+    seeds = training.get("seeds") and f"seeds {', '.join(map(str, training['seeds']))}"
+    if budget or seeds:
+        yield f"budget   {_joined(*budget, seeds)}"
+    if again := document.get("reproduction"):
+        yield f"again    largest difference {again['largest_difference']:.3g} (tolerance {again['tolerance']:.3g})"
     tau = (document.get("stability") or {}).get("kendall_tau_over_seeds")
     if tau is not None:
         yield f"stable   Kendall τ of the layers' order over seeds: {tau:.3f}"
@@ -62,45 +80,3 @@ def _about(card: LayerCard) -> Iterator[str]:
 
 def _joined(*parts: Any) -> str:
     return ", ".join(str(part) for part in parts if part)
-
-
-def _outcomes(card: LayerCard) -> Table:
-    table = Table(title="What each set of layers reached and cost", title_justify="left", box=None, pad_edge=False)
-    for heading in ("layers adapted", "count", card.main_metric, "kept", "step", "memory"):
-        table.add_column(heading, justify="left" if heading == "layers adapted" else "right")
-    for name, outcome in card.outcomes.items():
-        found = achieved(card, name)
-        count = UNKNOWN if outcome.count is None else str(outcome.count)
-        costs = [ratio(outcome.step_seconds_ratio), ratio(outcome.peak_memory_ratio)]
-        table.add_row(*map(Text, [name, count, number(found["value"]), kept(found), *costs]))
-    return table
-
-
-def _other_metrics(card: LayerCard) -> Table | None:
-    """A row a metric, for cards may hold many; None where there is but the main one."""
-    found = card.outcomes
-    arrows = {name: metric.direction for outcome in found.values() for name, metric in outcome.metrics.items()}
-    arrows.pop(card.main_metric, None)
-    if not arrows:
-        return None
-    shown = [name for name, outcome in found.items() if outcome.metrics]
-    table = Table(title="Other metrics", title_justify="left", box=None, pad_edge=False)
-    table.add_column("metric", no_wrap=True)
-    for name in shown:
-        table.add_column(name, justify="right", overflow="fold")
-    for metric, better in arrows.items():
-        values = [found[name].metrics[metric].value if metric in found[name].metrics else None for name in shown]
-        table.add_row(*map(Text, [f"{metric} {'↑' if better == 'higher' else '↓'}", *map(number, values)]))
-    return table
-
-
-def _layers(card: LayerCard) -> Table:
-    scores = list(card.document["scorers"])
-    regimes = {layer: o.name for o in card.outcomes.values() if o.kind == "regime" for layer in o.layers or ()}
-    table = Table(title="Importance by layer, 0 at the input", title_justify="left", box=None, pad_edge=False)
-    for heading in ("layer", *scores, "regime"):
-        table.add_column(heading, justify="left" if heading == "regime" else "right")
-    for row in card.document["layers"]:
-        numbers = [number(row["scores"][score]["importance"]) for score in scores]
-        table.add_row(*map(Text, [str(row["layer"]), *numbers, regimes.get(row["layer"], "")]))
-    return table
