@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import spearmanr
 
 EDGE = 0.02
 """Shares are kept this far from 0 and 1 before odds are taken."""
@@ -62,8 +63,6 @@ def warnings(predicted: Sequence[float], pairs: Sequence[Pair], threshold: float
     return count
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the rank correlation; NaN for fewer than three."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(first, second).statistic) if len(first) > 2 else float("nan")
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return the rank correlation; None for fewer than three."""
+    return round(float(spearmanr(first, second).statistic), 2) if len(first) > 2 else None

@@ -27,9 +27,9 @@ import layercard
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from common import RESULTS, arguments, machine
-from runs import ALL_LAYERS, PLACEMENTS, RATES, TASKS, Recipe, heldout_losses, trainer
+from runs import ALL_LAYERS, PLACEMENTS, RATES, TASKS, Lab, Recipe, heldout_losses, smollm2, trainer
 
-STEPS, HELDOUT = 200, 64
+STEPS = 200
 POINTS = (2, 4, 8, 16, 32, 64)
 FIRST = (ALL_LAYERS, "last 5", "uniform third, upper two thirds", "middle 5")
 
@@ -55,12 +55,12 @@ class Watch(TrainerCallback):
             self.losses[str(state.global_step)] = heldout_losses(self.sft)
 
 
-def run(recipe: Recipe, placement: str, prepared: Path, points: tuple[int, ...], heldout: int) -> dict[str, Any]:
+def run(recipe: Recipe, placement: str, lab: Lab, points: tuple[int, ...]) -> dict[str, Any]:
     """Train one arm and return its losses."""
     with tempfile.TemporaryDirectory() as folder:
-        sft = trainer(recipe, prepared, folder, heldout=heldout)
+        sft = trainer(recipe, lab, folder)
         if placement != ALL_LAYERS:
-            layercard.place(sft, lora_layers=list(PLACEMENTS[placement]), measure=False)
+            layercard.place(sft, lora_layers=list(PLACEMENTS[placement]), measure=False, guard=False)
         watch = Watch(sft, points)
         sft.add_callback(watch)
         sft.train()
@@ -94,7 +94,10 @@ def key(run: dict[str, Any]) -> tuple[Any, ...]:
 def save(path: Path, runs: list[dict[str, Any]]) -> None:
     """Write the document, a run a line, and put it in place at once."""
     head = {"benchmark": "guard-ground-truth", "quick": False, "machine": machine()}
-    head |= {"tasks": {name: asdict(task) for name, task in TASKS.items()}, "heldout_examples": HELDOUT}
+    head |= {
+        "tasks": {name: asdict(task) for name, task in TASKS.items()},
+        "heldout_examples": len(runs[0]["heldout_losses"]["0"]),
+    }
     lines = ",\n".join(json.dumps(run) for run in runs)
     scratch = path.with_suffix(".part")
     scratch.write_text(f'{json.dumps(head)[:-1]}, "results": [\n{lines}\n]}}\n')
@@ -110,11 +113,12 @@ def main() -> None:
     path = RESULTS / "guard-ground-truth.json"
     kept = args.write and not args.quick
     runs: list[dict[str, Any]] = json.loads(path.read_text())["results"] if kept and path.exists() else []
+    lab = smollm2(args.data)
     done = {key(r) for r in runs}
     for recipe, placement, points in plan(args.quick):
         if key({**asdict(recipe), "placement": placement}) in done:
             continue
-        runs.append(run(recipe, placement, args.data, points, 8 if args.quick else HELDOUT))
+        runs.append(run(recipe, placement, lab, points))
         sys.stderr.write(f"{recipe} {placement}: {runs[-1]['step_seconds']} s a step\n")
         if kept:
             save(path, runs)

@@ -30,11 +30,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from common import RESULTS, arguments, report
 from curves import Pair, fitted, left_out, logit, spearman, warnings
-from runs import ALL_LAYERS, PLACEMENTS, Recipe, trainer
+from runs import ALL_LAYERS, PLACEMENTS, Lab, Recipe, smoke, smollm2, trainer
 
 BUDGET = 0.03
-LENGTHS = (200, 500)
-"""Planned steps of the runs whose trials are tried; the ends are those of the 200-step runs."""
+LENGTHS = (500, 1000)
+"""Planned steps of the runs that are begun: what 3% of them can try. The ends are those of the runs of 200 steps, of which
+3% pay for no trial."""
 THRESHOLDS = (0.8, 0.85, 0.9, 0.95)
 CLOCKED_STEPS = 12
 Runs = dict[tuple[str, float], dict[str, dict[str, Any]]]
@@ -56,13 +57,11 @@ class Stop(TrainerCallback):
         control.should_training_stop = len(self.seconds) >= self.steps
 
 
-def trial(
-    recipe: Recipe, placement: str, prepared: Path, *, budget: float = BUDGET, heldout: int = 64
-) -> dict[str, Any]:
+def trial(recipe: Recipe, placement: str, lab: Lab) -> dict[str, Any]:
     """Return what the guard says of a placement when a run of this recipe begins."""
     with tempfile.TemporaryDirectory() as folder:
-        sft = trainer(recipe, prepared, folder, heldout=heldout)
-        run = layercard.place(sft, lora_layers=list(PLACEMENTS[placement]), measure=False, guard_budget=budget)
+        sft = trainer(recipe, lab, folder)
+        run = layercard.place(sft, lora_layers=list(PLACEMENTS[placement]), measure=False, guard_budget=BUDGET)
         sft.add_callback(Stop(1))
         sft.train()
     return dict(run.report.quality)
@@ -104,24 +103,25 @@ def judged(pairs: list[Pair]) -> dict[str, Any]:
         "placements": len(pairs),
         "log K": round(fitted(pairs), 2),
         "its deviation": round(statistics.pstdev(gains), 2),
-        "rank correlation": round(spearman(raw, ends), 2),
-        "error of the raw share": round(_rms(raw, ends), 3),
-        "error of the predicted share": round(_rms(predicted, ends), 3),
+        "rank correlation": spearman(raw, ends),
+        "error of the raw share": _rms(raw, ends),
+        "error of the predicted share": _rms(predicted, ends),
         "warnings, raw": {str(t): dict(warnings(raw, pairs, t)) for t in THRESHOLDS},
         "warnings, predicted": {str(t): dict(warnings(predicted, pairs, t)) for t in THRESHOLDS},
     }
 
 
-def _rms(values: list[float], truths: list[float]) -> float:
-    return statistics.fmean((a - b) ** 2 for a, b in zip(values, truths, strict=True)) ** 0.5
+def _rms(values: list[float], truths: list[float]) -> float | None:
+    squares = [(a - b) ** 2 for a, b in zip(values, truths, strict=True)]
+    return round(statistics.fmean(squares) ** 0.5, 3) if squares else None
 
 
-def trials(runs: Runs, prepared: Path, planned: int) -> list[dict[str, Any]]:
+def trials(runs: Runs, lab: Lab, planned: int) -> list[dict[str, Any]]:
     """Run the guard for every placement whose end is known, and return what it said beside it."""
     rows = []
     for (data, rate), arms in runs.items():
         for name in [n for n in arms if n != ALL_LAYERS]:
-            quality = trial(Recipe(data, rate, planned), name, prepared)
+            quality = trial(Recipe(data, rate, planned), name, lab)
             found = shares(arms, name)
             end = found[max(found)]
             rows.append(
@@ -150,18 +150,18 @@ def said(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "placements": len(rows),
         "without a number": len(rows) - len(known),
-        "rank correlation": round(spearman(values, ends), 2),
-        "error": round(_rms(values, ends), 3),
+        "rank correlation": spearman(values, ends),
+        "error": _rms(values, ends),
         "warnings": {str(t): dict(warnings(values, pairs, t)) for t in THRESHOLDS},
     }
 
 
-def cost(prepared: Path, *, planned: int, clocked: int) -> dict[str, Any]:
+def cost(lab: Lab, *, planned: int, clocked: int) -> dict[str, Any]:
     """Return what guard and timing add to a run at their defaults, as shares of the seconds of all its steps."""
     found = {}
     for name, settings in {"timing and guard": {}, "timing alone": {"guard": False}, "neither": OFF}.items():
         with tempfile.TemporaryDirectory() as folder:
-            sft = trainer(Recipe("e2e", 2e-4, planned), prepared, folder, heldout=64)
+            sft = trainer(Recipe("e2e", 2e-4, planned), lab, folder)
             run = layercard.place(sft, lora_layers=list(PLACEMENTS["uniform third, upper two thirds"]), **settings)
             stop = Stop(clocked)
             sft.add_callback(stop)
@@ -181,20 +181,21 @@ OFF = {"guard": False, "measure": False}
 def main() -> None:
     """Calibrate, try, and price."""
     parser: argparse.ArgumentParser = arguments(__doc__ or "")
-    parser.add_argument("--data", type=Path, required=True, help="folder that prepare_data.py wrote")
+    parser.add_argument("--data", type=Path, help="folder that prepare_data.py wrote; `--quick` does without")
     args = parser.parse_args()
+    if args.data is None and not args.quick:
+        parser.error("give --data, the folder that benchmarks/prepare_data.py wrote, or --quick")
     torch.set_num_threads(args.threads)
     runs = ground_truth()
-    if args.quick:
-        key = next(iter(runs))
-        runs = {key: {name: runs[key][name] for name in list(runs[key])[:2]}}
-    lengths = LENGTHS[:1] if args.quick else LENGTHS
-    tried = {length: trials(runs, args.data, length) for length in lengths}
-    result = {
-        "early shares of whole runs": calibration(runs),
-        "trials": {str(length): {"summary": said(rows), "rows": rows} for length, rows in tried.items()},
-        "cost": cost(args.data, planned=500, clocked=3 if args.quick else CLOCKED_STEPS),
-    }
+    result: dict[str, Any] = {"early shares of whole runs": calibration(runs)}
+    with tempfile.TemporaryDirectory() as folder:
+        lab = smoke(Path(folder)) if args.quick else smollm2(args.data)
+        if args.quick:
+            key = next(iter(runs))
+            runs = {key: {name: runs[key][name] for name in list(runs[key])[:2]}}
+        tried = {length: trials(runs, lab, length) for length in LENGTHS[: 1 if args.quick else None]}
+        result["trials"] = {str(length): {"summary": said(rows), "rows": rows} for length, rows in tried.items()}
+        result["cost"] = cost(lab, planned=500, clocked=3 if args.quick else CLOCKED_STEPS)
     report("guard", args, result)
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 import json
 import random
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from layercard_trl.demo.model import demo_model
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from common import llama
+
+from tiny import tiny_tokenizer
 
 RATES = (2e-4, 1e-3)
 ROWS_FOR = 200
@@ -69,32 +75,49 @@ class Recipe:
     seed: int = 0
 
 
-@cache
-def base_model() -> tuple[Any, Any]:
-    """Return SmolLM2-135M in bfloat16 and its tokenizer; trainers take copies."""
-    path = demo_model(lambda _: None)
-    return AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.bfloat16, attn_implementation="eager"
-    ), AutoTokenizer.from_pretrained(path)
+@dataclass(frozen=True)
+class Lab:
+    """What runs are made of: a model that trainers take copies of, its tokenizer, and prepared data."""
 
+    model: Any
+    tokenizer: Any
+    prepared: Path
+    """The folder that `prepare_data.py` wrote."""
+    heldout: int = 64
+    """How many held-out examples judge."""
 
-def examples(path: Path, count: int, max_tokens: int) -> list[dict[str, str]]:
-    """Return the first `count` prompts and completions of a prepared file that fit `max_tokens` with their end."""
-    tokenizer = base_model()[1]
-    found: list[dict[str, str]] = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
+    def examples(self, data: str, file: str, count: int) -> list[dict[str, str]]:
+        """Return the first `count` prompts and completions of a prepared file that fit the task's `max_tokens`."""
+        path, most = self.prepared / data / file, TASKS[data].max_tokens
+        found: list[dict[str, str]] = []
+        for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
-            if len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) < max_tokens:
+            if len(self.tokenizer(row["prompt"] + row["completion"])["input_ids"]) < most:  # the end takes one more
                 found.append({"prompt": row["prompt"], "completion": row["completion"]})
             if len(found) == count:
                 return found
-    raise ValueError(f"{path} has {len(found)} examples of at most {max_tokens} tokens; {count} are needed.")
+        raise ValueError(f"{path} has {len(found)} examples of at most {most} tokens; {count} are needed.")
 
 
-def trainer(recipe: Recipe, prepared: Path, folder: str, *, heldout: int) -> SFTTrainer:
-    """Return TRL's trainer with all-layer LoRA, not yet narrowed; `prepared` is what `prepare_data.py` wrote."""
-    model, tokenizer = base_model()
+def smollm2(prepared: Path) -> Lab:
+    """Return SmolLM2-135M in bfloat16 with the prepared data."""
+    path = demo_model(lambda _: None)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="eager")
+    return Lab(model, AutoTokenizer.from_pretrained(path), prepared)
+
+
+def smoke(folder: Path) -> Lab:
+    """Return a random model as deep, with a page of made-up rows: everything runs, numbers are of no worth."""
+    rows = [{"prompt": f"{n} and {n} are", "completion": f" {2 * n}"} for n in range(10, 10 + ROWS_FOR * 4)]
+    for data in TASKS:
+        (folder / data).mkdir()
+        for file in ("train.jsonl", "heldout.jsonl"):
+            (folder / data / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Lab(llama(LAYERS, 48, dtype=torch.bfloat16), tiny_tokenizer(), folder, heldout=16)
+
+
+def trainer(recipe: Recipe, lab: Lab, folder: str) -> SFTTrainer:
+    """Return TRL's trainer with all-layer LoRA, not yet narrowed."""
     task = TASKS[recipe.data]
     config = SFTConfig(
         folder,
@@ -117,21 +140,20 @@ def trainer(recipe: Recipe, prepared: Path, folder: str, *, heldout: int) -> SFT
     )
     torch.manual_seed(recipe.seed)  # adapters are initialised before the trainer sets its seed
     sft = SFTTrainer(
-        copy.deepcopy(model),
+        copy.deepcopy(lab.model),
         config,
-        train_dataset=Dataset.from_list(training_rows(recipe, prepared)),
-        eval_dataset=Dataset.from_list(examples(prepared / recipe.data / "heldout.jsonl", heldout, task.max_tokens)),
-        processing_class=tokenizer,
+        train_dataset=Dataset.from_list(training_rows(recipe, lab)),
+        eval_dataset=Dataset.from_list(lab.examples(recipe.data, "heldout.jsonl", lab.heldout)),
+        processing_class=lab.tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     sft.remove_callback(PrinterCallback)
     return sft
 
 
-def training_rows(recipe: Recipe, prepared: Path) -> list[dict[str, str]]:
+def training_rows(recipe: Recipe, lab: Lab) -> list[dict[str, str]]:
     """Return the rows of a run of `ROWS_FOR` steps, no example twice; another seed is another order."""
-    task = TASKS[recipe.data]
-    rows = examples(prepared / recipe.data / "train.jsonl", ROWS_FOR * task.batch, task.max_tokens)
+    rows = lab.examples(recipe.data, "train.jsonl", ROWS_FOR * TASKS[recipe.data].batch)
     return random.Random(recipe.seed).sample(rows, len(rows))
 
 
