@@ -107,7 +107,13 @@ def test_list_names_what_it_refused_and_shows_the_rest(run: Run, own: Path) -> N
 def test_show_says_everything_a_card_holds(run: Run, own: Path) -> None:
     put(own, measured())
     ran = run("show", "tiny/numbers")
-    for part in ("org/tiny, 6 layers", "rank 8, alpha 16, q_proj, v_proj", "mid 2 1.4 86% 0.67", "Kendall τ", "resnorm"):
+    for part in (
+        "org/tiny, 6 layers",
+        "rank 8, alpha 16, q_proj, v_proj",
+        "mid 2 1.4 86% 0.67",
+        "Kendall τ",
+        "resnorm",
+    ):
         assert part in ran.words
     rows = [line.split() for line in ran.out.splitlines() if line.split()[-1:] in (["high"], ["mid"], ["low"])]
     assert [row[-1] for row in rows] == ["high", "high", "mid", "mid", "low", "low"]
