@@ -12,6 +12,7 @@ import pytest
 
 from layercard import hookimpl, hookspecs
 from layercard.cli.commands import command_registry
+from layercard.cli.main import build_cli
 from layercard.errors import PluginError, SettingsError
 from layercard.plugins import build_manager, scorers, strategies
 
@@ -123,3 +124,17 @@ def test_every_hook_is_documented() -> None:
     names = [name for name, value in vars(hookspecs).items() if hasattr(value, "layercard_spec")]
     assert len(names) >= 6
     assert all(vars(hookspecs)[name].__doc__ for name in names)
+
+
+def test_a_plugin_extends_another_plugins_command_in_its_own_command_line_alone() -> None:
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def extend_command(command: click.Command) -> None:
+            if command.name == "plan":
+                command.params.append(click.Option(["--mine"]))
+
+    extended = build_cli(build_manager([("mine", Plugin)], entry_points=False))
+    plain = build_cli(build_manager(entry_points=False))
+    names = [{p.name for p in cli.commands["plan"].params} for cli in (extended, plain)]
+    assert names[0] - names[1] == {"mine"}

@@ -45,6 +45,11 @@ def register_commands(cli: click.Group) -> None:
 
 
 @hookspec
+def extend_command(command: click.Command) -> None:
+    """Add options to a command, whichever plugin registered it: `command` is this command line's own copy."""
+
+
+@hookspec
 def provide_cards() -> Iterable[Path]:  # type: ignore[empty-body]
     """Return folders that hold Layer Cards as `<model>/<dataset>.json`; they are read as safely as any other."""
 

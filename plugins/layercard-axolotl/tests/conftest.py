@@ -22,13 +22,19 @@ def _rows(count: int) -> list[dict[str, Any]]:
 
 def _pairs(count: int) -> list[dict[str, Any]]:
     return [
-        {"system": "", "question": f"{i}+{i}", "chosen": str(2 * i), "rejected": "x" * (1 + i % 4)} for i in range(count)
+        {"system": "", "question": f"{i}+{i}", "chosen": str(2 * i), "rejected": "x" * (1 + i % 4)}
+        for i in range(count)
     ]
 
 
 def _judged(count: int) -> list[dict[str, Any]]:
     return [
-        {"system": "", "question": f"{i}+{i}", "completion": str(2 * i) if i % 2 else "x" * (1 + i % 4), "label": bool(i % 2)}
+        {
+            "system": "",
+            "question": f"{i}+{i}",
+            "completion": str(2 * i) if i % 2 else "x" * (1 + i % 4),
+            "label": bool(i % 2),
+        }
         for i in range(count)
     ]
 

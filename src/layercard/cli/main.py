@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check failed, 4 a placement kee
 
 from __future__ import annotations
 
+import copy
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,7 +30,10 @@ def build_cli(manager: pluggy.PluginManager) -> click.Group:
         context.obj["debug"] = debug
 
     for command in command_registry(manager).values():
-        cli.add_command(command)
+        own = copy.copy(command)
+        own.params = list(command.params)
+        manager.hook.extend_command(command=own)
+        cli.add_command(own)
     return cli
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from layercard.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import click
+
     from layercard.hosts.protocol import Host
 
 
@@ -19,3 +21,12 @@ def locate_host(trainer: Any) -> Host | None:
     from layercard_axolotl.hosts import locate
 
     return locate(trainer)
+
+
+@hookimpl
+def extend_command(command: click.Command) -> None:
+    """Add `--axolotl` to `layercard plan`."""
+    if command.name == "plan":
+        from layercard_axolotl.plan_option import add_option
+
+        add_option(command)

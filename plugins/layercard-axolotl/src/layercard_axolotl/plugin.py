@@ -56,7 +56,7 @@ class LayerCardPlugin(BasePlugin):
         """Keep the tokenized data where layers are chosen before the trainer exists; None leaves loading to Axolotl."""
         settings = settings_of(cfg)
         if settings is None:
-            log.warning("`%s` is not in the configuration, so layercard does nothing: every layer is adapted.", KEY)
+            log.warning("`%s` is not in the configuration, so layercard does nothing in this run.", KEY)
             return None
         if preprocess:
             return None

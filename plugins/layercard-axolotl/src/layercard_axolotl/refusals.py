@@ -25,11 +25,16 @@ def refuse_configuration(config: Mapping[str, Any]) -> None:
     """
     if config.get("merge_lora") or config.get("inference"):
         return
+    refuse_choice(config)
+    _refuse_trainer(config)
+    _refuse_sharded_weights(config)
+
+
+def refuse_choice(config: Mapping[str, Any]) -> None:
+    """Raise `SettingsError` where layers cannot be chosen for the adapter, in whatever way it is trained."""
     _refuse_adapter(config)
     _refuse_own_choice(config)
     _refuse_targets(config)
-    _refuse_trainer(config)
-    _refuse_sharded_weights(config)
 
 
 def refuse_trained_adapter(config: Mapping[str, Any]) -> None:

@@ -1,0 +1,131 @@
+"""`layercard plan --axolotl`: chooses layers for an Axolotl configuration in one process, and writes them into it.
+
+What shards a model over processes is left out for the plan, so that it works where the run itself cannot be probed
+(ZeRO-3, FSDP with meta tensors). The written configuration trains with Axolotl alone.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from axolotl.integrations.base import BasePlugin, PluginManager
+
+from layercard import __version__, plugins
+from layercard.anatomy.layers import describe
+from layercard.cli.loading import skeleton
+from layercard.cost.predict import predict_step
+from layercard.errors import SettingsError
+from layercard.pipeline.probing import locate_layers
+from layercard.placement.choose import choose_placement, needed_score
+from layercard.settings import PlacementSettings
+from layercard_axolotl import compat
+from layercard_axolotl.arguments import KEY
+from layercard_axolotl.before_adapter import choose_before_adapter
+from layercard_axolotl.refusals import refuse_choice
+from layercard_axolotl.yaml_file import ConfigFile
+
+if TYPE_CHECKING:
+    from layercard.cli.output import Output
+    from layercard.placement.placement import LayerPlacement
+
+SHARDING = ("deepspeed", "fsdp", "fsdp_config", "fsdp_version")
+NAME = "layercard-plan"
+
+
+def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, Any], say: Output) -> dict[str, Any]:
+    """Choose layers as the configuration's `lora_layers` and `asked` say, write it to `output`; return the plan's JSON.
+
+    Raises `SettingsError` where layers cannot be placed in such a run, and what `layercard.place` raises.
+    """
+    file = ConfigFile.read(config)
+    refuse_choice(file.values)
+    wanted = file.values.get(KEY)
+    settings = PlacementSettings.from_user(*([] if wanted is None else [wanted]), **asked)
+    placement, pattern = _choose(file.values, settings)
+    predicted = predict_step(
+        placement.num_layers,
+        placement.layers,
+        checkpointing=bool(file.values.get("gradient_checkpointing")),
+        gradient_entry=False,
+    )
+    reason = f"layercard {__version__} chose {describe(placement.layers, placement.num_layers)}: {placement.reason}"
+    say.say(f"Adapt {describe(placement.layers, placement.num_layers)}: {placement.reason}.")
+    say.say(
+        f"Predicted step time with Axolotl alone: {predicted.ratio:.2f} of all-layer LoRA's. It does not end backpropagation at "
+        f"the lowest adapted layer; `{KEY}: {list(placement.layers)}` does, where the run is not sharded."
+    )
+    text = file.with_layers(list(placement.layers), pattern, reason)
+    if output is None:
+        say.say(text)
+    else:
+        _write(output, text)
+        say.say(f"Wrote {output}.")
+    expected = {"step_speedup": predicted.speedup, "step_ratio": predicted.ratio, "gradient_entry": False}
+    return {"placement": placement.to_dict(), "expected": expected, "config": None if output is None else str(output)}
+
+
+def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[LayerPlacement, str]:
+    """Return the placement and PEFT's `layers_pattern`; weights and data are loaded only where the choice reads them."""
+    manager = plugins.manager()
+    strategies = plugins.strategies(manager)
+    stack = locate_layers(skeleton(str(values["base_model"])), settings.layers_path, manager)
+    score = needed_score(settings, strategies)
+    if score is not None and values.get("rl"):
+        raise SettingsError(
+            f"`strategy` is {settings.strategy!r}, which reads the score `{score}`, and `rl` is {values['rl']!r}: the plan probes "
+            "supervised examples. Choose by depth, such as `lora_layers: uniform`, or plan on supervised data."
+        )
+    if score is None and (not settings.is_auto or values.get("rl")):
+        return choose_placement(settings, len(stack), strategies=strategies), stack.pattern
+    return _probed(values, settings), stack.pattern
+
+
+def _probed(values: Mapping[str, Any], settings: PlacementSettings) -> LayerPlacement:
+    """Load data and base model as Axolotl does, in one process, and choose."""
+    from axolotl.cli.config import load_cfg
+    from axolotl.loaders import ModelLoader
+    from axolotl.utils.dict import DictDefault
+
+    with tempfile.TemporaryDirectory() as folder:
+        single = {k: v for k, v in values.items() if k not in (*SHARDING, KEY)}
+        single |= dict.fromkeys(compat.FUSED_KERNELS, False) | {"output_dir": folder}
+        single["plugins"] = [name for name in values.get("plugins") or [] if not name.startswith("layercard_axolotl.")]
+        cfg = load_cfg(DictDefault(single))
+        planner = _Planner(settings, compat.load_training_data(cfg).train_dataset)
+        PluginManager.get_instance().plugins[NAME] = planner
+        try:
+            ModelLoader(cfg, compat.load_tokenizer(cfg)).load()
+        finally:
+            del PluginManager.get_instance().plugins[NAME]
+    assert planner.placement is not None
+    return planner.placement
+
+
+class _Planner(BasePlugin):
+    """Chooses at the moment at which a training run with fused kernels would."""
+
+    def __init__(self, settings: PlacementSettings, data: Any) -> None:
+        super().__init__()
+        self._settings, self._data = settings, data
+        self.placement: LayerPlacement | None = None
+
+    def pre_lora_load(self, cfg: Any, model: Any) -> None:
+        """Choose on the base model."""
+        self.placement = choose_before_adapter(cfg, model, self._data, self._settings).placement
+
+
+def _write(path: Path, text: str) -> None:
+    """Write to a temporary file beside `path` and rename it there."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
