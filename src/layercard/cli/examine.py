@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pluggy
+from torch import nn
 
 from layercard import plugins
 from layercard.cli.loading import load_config, load_model, load_tokenizer, longest_input, task_of
@@ -61,8 +62,13 @@ def examine(
     targets: list[str] | None,
     manager: pluggy.PluginManager,
     output: Output,
+    *,
+    loaded: nn.Module | None = None,
 ) -> Examined:
-    """Return statistics and scores; unknown scores are refused before anything is loaded."""
+    """Return statistics and scores; unknown scores are refused before anything is loaded.
+
+    `loaded` is the model where it was loaded already.
+    """
     scorers = plugins.scorers(manager)
     known = [scorers[name] for name in scores]
     config = load_config(model.name)
@@ -81,7 +87,7 @@ def examine(
     if examples.skipped:
         output.say(f"{examples.skipped} sampled examples hold nothing to learn within the length and were left out.")
     statistics = probe(
-        load_model(model),
+        load_model(model) if loaded is None else loaded,
         examples.batches,
         scores=scores,
         layers_path=settings.layers_path,

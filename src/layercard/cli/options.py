@@ -130,29 +130,30 @@ def model_options(function: Function) -> Function:
 
 def data_options(*, required: bool) -> Callable[[Function], Function]:
     """Return a decorator that adds `--dataset` and how it is read."""
+    named = click.option("--dataset", required=required, help="A JSON, JSONL, CSV or Parquet file, or a Hub id.")
+    return lambda function: named(reading_options(function))
 
-    def decorate(function: Function) -> Function:
-        for decorator in (
-            click.option(
-                "--max-length",
-                type=click.IntRange(min=2),
-                help="Tokens an example; the rest is cut. [default: 1024, or what the model takes]",
-            ),
-            click.option(
-                "--column",
-                "column",
-                multiple=True,
-                metavar="PART=NAME",
-                help="Which column plays `prompt`, `completion`, …",
-            ),
-            click.option("--split", default="train", show_default=True, help="Of a dataset on the Hub."),
-            click.option("--dataset-config", help="Of a dataset on the Hub that has several."),
-            click.option("--dataset", required=required, help="A JSON, JSONL, CSV or Parquet file, or a Hub id."),
-        ):
-            function = decorator(function)
-        return function
 
-    return decorate
+def reading_options(function: Function) -> Function:
+    """Add how a dataset is read."""
+    for decorator in (
+        click.option(
+            "--max-length",
+            type=click.IntRange(min=2),
+            help="Tokens an example; the rest is cut. [default: 1024, or what the model takes]",
+        ),
+        click.option(
+            "--column",
+            "column",
+            multiple=True,
+            metavar="PART=NAME",
+            help="Which column plays `prompt`, `completion`, …",
+        ),
+        click.option("--split", default="train", show_default=True, help="Of a dataset on the Hub."),
+        click.option("--dataset-config", help="Of a dataset on the Hub that has several."),
+    ):
+        function = decorator(function)
+    return function
 
 
 def output_options(function: Function) -> Function:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import click
-import pluggy
-
 from layercard import plugins
 from layercard.anatomy.layers import describe
+from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
-from layercard.cli.examine import Examined, examine
+from layercard.cli.examine import Examined
 from layercard.cli.loading import skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
@@ -20,7 +18,7 @@ from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
 from layercard.cost.predict import StepPrediction, predict_step
 from layercard.pipeline.probing import locate_layers
-from layercard.placement.choose import check_depth, choose_placement, needed_score
+from layercard.placement.choose import check_depth, needed_score
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
@@ -40,6 +38,8 @@ class Plan:
     strategies: list[StrategyCost]
     costs: str
     """How the costs behind the predictions were found."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the Layer Cards that were consulted."""
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard plan --json` prints."""
@@ -50,9 +50,7 @@ class Plan:
                 "step_speedup": self.expected.speedup,
                 "step_ratio": self.expected.ratio,
                 "gradient_checkpointing": self.checkpointing,
-                "peak_memory_ratio": None,
-                "quality": {"kind": "unknown", "reason": UNKNOWN_QUALITY},
-                "unavailable": {"peak_memory_ratio": UNKNOWN_MEMORY},
+                **_from_cards(self.placement),
             },
             "strategies": strategies_document(self.strategies),
             "costs": self.costs,
@@ -66,6 +64,8 @@ class Plan:
         if self.examined is not None:
             show_layers(output.console, self.examined.scores, chosen.layers)
         output.say(f"Adapt {describe(chosen.layers, chosen.num_layers)}: {chosen.reason}.")
+        for note in self.notes:
+            output.say(note)
         if not chosen.is_all:
             checkpointing = "with" if self.checkpointing else "without"
             output.say(
@@ -73,10 +73,23 @@ class Plan:
                 f"{checkpointing} gradient checkpointing; {self.costs}."
             )
             show_strategies(output.console, self.strategies, chosen.num_layers)
-            if "unproven" not in chosen.reason:
+            if "unproven" not in chosen.reason and chosen.expected is None:
                 output.say(f"Quality: {UNKNOWN_QUALITY}.")
         if hint := learning_rate_hint(chosen):
             output.say(hint)
+
+
+def _from_cards(placement: LayerPlacement) -> dict[str, Any]:
+    """What only Layer Cards can say before a run: memory and quality."""
+    seen = placement.expected
+    if seen is None:
+        quality: dict[str, Any] = {"kind": "unknown", "evidence": placement.evidence, "reason": UNKNOWN_QUALITY}
+        return {"peak_memory_ratio": None, "quality": quality, "unavailable": {"peak_memory_ratio": UNKNOWN_MEMORY}}
+    memory = seen.get("peak_memory_ratio")
+    quality = {"kind": "predicted", "evidence": placement.evidence, "from": list(placement.cards)}
+    quality |= {name: seen.get(name) for name in ("outcome", "share_kept", "lowest_share_kept", "gain", "metric")}
+    unavailable = {} if memory is not None else {"peak_memory_ratio": UNKNOWN_MEMORY}
+    return {"peak_memory_ratio": memory, "quality": quality, "unavailable": unavailable}
 
 
 def make_plan(
@@ -89,7 +102,7 @@ def make_plan(
     checkpointing: bool,
     time_costs: bool = True,
 ) -> Plan:
-    """Return the plan; weights and data are read only where the choice needs a score."""
+    """Return the plan; weights and data are read only where the choice needs a score, or a Layer Card may decide."""
     manager = plugins.manager()
     strategies = plugins.strategies(manager)
     score = needed_score(settings, strategies)
@@ -98,10 +111,8 @@ def make_plan(
     bare = skeleton(model.name)
     stack = locate_layers(bare, settings.layers_path, manager)
     check_depth(settings, len(stack))
-    examined = None if score is None else _examined(model, data, settings, score, targets, manager, output)
-    placement = choose_placement(
-        settings, len(stack), strategies=strategies, scores=examined.scores if examined else None
-    )
+    decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack))
+    placement = decision.placement
     units, costs = plan_costs(bare, stack, targets, timed=time_costs)
     expected = predict_step(
         len(stack),
@@ -113,23 +124,7 @@ def make_plan(
     )
     scores = examined.scores if examined else {}
     table = strategy_costs(placement, settings, scores, manager, checkpointing=checkpointing, units=units)
-    return Plan(placement, expected, checkpointing, examined, table, costs)
-
-
-def _examined(
-    model: ModelSource,
-    data: DataSource,
-    settings: PlacementSettings,
-    score: str,
-    targets: list[str] | None,
-    manager: pluggy.PluginManager,
-    output: Output,
-) -> Examined:
-    if data.name is None:
-        raise click.UsageError(
-            f"The strategy `{settings.strategy}` reads the score `{score}`, which needs examples. Give `--dataset`."
-        )
-    return examine(model, data, settings, [score], targets, manager, output)
+    return Plan(placement, expected, checkpointing, examined, table, costs, decision.notes)
 
 
 def difference(saved: LayerPlacement, chosen: LayerPlacement) -> str | None:

@@ -79,13 +79,17 @@ class Consultation:
         query = self.query if scores is None else replace(self.query, importance=scores.importance)
         return transfer(self.shelf.cards, query, transfer_rules(self.settings, query.num_layers))
 
+    def turned_down(self, fallback: LayerPlacement) -> Decision:
+        """Return `fallback` where no card may decide, saying why not."""
+        return Decision(without_cards(fallback, self.why_not or ""), notes=self.shelf.notes)
+
     def decide(self, scores: LayerScores, fallback: LayerPlacement) -> Decision:
         """Return what the cards choose for layers that rank by `scores` (resnorm), or `fallback` with the reason added.
 
         Raises `CardError` where the user named a card and it does not decide.
         """
         if self.why_not is not None:
-            return Decision(without_cards(fallback, self.why_not), notes=self.shelf.notes)
+            return self.turned_down(fallback)
         choice = self.ask(scores)
         if choice.chosen is None and self.shelf.named:
             raise _unfit(choice.matches[0].card, choice.matches[0].why_not or choice.reason)

@@ -8,6 +8,7 @@ from layercard.cli.cards.add import add
 from layercard.cli.cards.build import build
 from layercard.cli.cards.diff import diff
 from layercard.cli.cards.listing import list_cards
+from layercard.cli.cards.match import match
 from layercard.cli.cards.show import show
 from layercard.cli.cards.validate import validate
 from layercard.cli.options import CONTEXT
@@ -18,5 +19,5 @@ def cards() -> None:
     """List, show, check and compare Layer Cards: what layers were worth, by model and dataset."""
 
 
-for command in (list_cards, show, validate, diff, add, build):
+for command in (list_cards, show, match, validate, diff, add, build):
     cards.add_command(command)

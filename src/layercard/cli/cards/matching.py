@@ -1,0 +1,111 @@
+"""Asks every Layer Card about a model and data for `layercard cards match`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from layercard import plugins
+from layercard.anatomy.layers import describe
+from layercard.cards.options import Option
+from layercard.cards.transfer import CardChoice, CardMatch
+from layercard.cli.cards.words import UNKNOWN, ratio
+from layercard.cli.choosing import Answer, Asked, ask_cards
+from layercard.cli.loading import skeleton
+from layercard.cli.options import DataSource, ModelSource
+from layercard.cli.output import Output
+from layercard.pipeline.consulting import placement_from, without_cards
+from layercard.pipeline.probing import locate_layers
+from layercard.placement.choose import DEFAULT_SCORE, check_depth
+from layercard.placement.placement import LayerPlacement
+from layercard.settings import PlacementSettings
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What every card says of one model and data, and the placement that `auto` would make of it."""
+
+    choice: CardChoice
+    placement: LayerPlacement
+    answer: Answer
+
+    def document(self) -> dict[str, Any]:
+        """Return what `layercard cards match --json` prints."""
+        examined = self.answer.examined
+        chosen = self.choice.chosen
+        return {
+            "matches": [match.to_dict() for match in self.choice.matches],
+            "chosen": None if chosen is None else _row(chosen) | {"cards": list(self.placement.cards)},
+            "placement": self.placement.to_dict(),
+            "options": [_row(option) for option in self.choice.options],
+            "reason": self.choice.reason,
+            "notes": list(self.answer.consultation.shelf.notes),
+            "probe": None if examined is None else examined.document()["probe"],
+        }
+
+    def show(self, output: Output) -> None:
+        """Print it for people."""
+        for note in self.answer.consultation.shelf.notes:
+            output.say(note)
+        if self.choice.matches:
+            output.console.print(_matches_table(self.choice.matches))
+        for match in self.choice.used:
+            if match.differences:
+                output.say(f"{match.card.key} was measured otherwise: {', '.join(match.differences)}.")
+        if self.choice.options:
+            output.console.print(_options_table(self.choice))
+        layers = describe(self.placement.layers, self.placement.num_layers)
+        output.say(f"`auto` adapts {layers}: {self.placement.reason}.")
+
+
+def find_matches(
+    model: ModelSource, data: DataSource, settings: PlacementSettings, targets: list[str] | None, output: Output
+) -> Matches:
+    """Ask every card; probe where one is of this model."""
+    manager, bare = plugins.manager(), skeleton(model.name)
+    stack = locate_layers(bare, settings.layers_path, manager)
+    check_depth(settings, len(stack))
+    asked = Asked(model, data, settings, targets, manager, output, bare, stack)
+    answer = ask_cards(asked, thorough=True)
+    choice = answer.consultation.ask(None if answer.examined is None else answer.examined.scores[DEFAULT_SCORE])
+    placement = placement_from(choice, len(stack), settings) or without_cards(asked.choose(None), choice.reason)
+    return Matches(choice, placement, answer)
+
+
+def _row(option: Option) -> dict[str, Any]:
+    values = asdict(option)
+    return {"outcome": values.pop("name")} | values | {"layers": list(option.layers)}
+
+
+def _matches_table(matches: tuple[CardMatch, ...]) -> Table:
+    table = Table(title="Layer Cards, the nearest first", title_justify="left", box=None, pad_edge=False)
+    table.add_column("card", no_wrap=True)
+    for heading in ("ρ", "given depth", "p", "weight"):
+        table.add_column(heading, justify="right")
+    table.add_column("", overflow="fold")
+    for match in matches:
+        numbers = [_number(match.spearman, 3), _number(match.partial_spearman, 3), _number(match.p_value, 4)]
+        weight = f"{match.weight:.2f}" if match.matches else UNKNOWN
+        table.add_row(*map(Text, [match.card.key, *numbers, weight, match.why_not or "matches"]))
+    return table
+
+
+def _options_table(choice: CardChoice) -> Table:
+    heading = f"What the cards that match lead one to expect, in {choice.metric}"
+    table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
+    table.add_column("layers", no_wrap=True)
+    for name in ("many", "kept", "at the least", "step", "memory"):
+        table.add_column(name, justify="right")
+    for option in choice.options:
+        shares = [f"{option.share_kept:.0%}", f"{option.lowest_share_kept:.0%}"]
+        ratios = [ratio(option.step_seconds_ratio), ratio(option.peak_memory_ratio)]
+        style = "bold" if option == choice.chosen else ""
+        table.add_row(*map(Text, [option.name, str(len(option.layers)), *shares, *ratios]), style=style)
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return UNKNOWN if value is None else f"{value:.{digits}f}"

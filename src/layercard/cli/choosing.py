@@ -1,0 +1,124 @@
+"""From what a command was given to a placement: probes where the choice needs it, asks Layer Cards where `auto` chooses.
+
+Weights are loaded only for a probe, or where a card may be of the model by its configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from layercard import plugins
+from layercard.cli.examine import Examined, examine
+from layercard.cli.loading import load_model
+from layercard.cli.options import DataSource, ModelSource
+from layercard.cli.output import Output
+from layercard.pipeline.consulting import (
+    NOT_OF_THIS_MODEL,
+    Consultation,
+    Decision,
+    Shelf,
+    bare_query,
+    consult,
+    may_speak,
+    open_shelf,
+)
+from layercard.pipeline.probing import locate_layers
+from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
+from layercard.placement.placement import LayerPlacement
+from layercard.settings import PlacementSettings
+
+if TYPE_CHECKING:
+    import pluggy
+    from torch import nn
+
+    from layercard.anatomy.layers import LayerStack
+
+UNASKED = "Layer Cards may be of this model; give `--dataset` to consult them"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command was given, and the model without weights."""
+
+    model: ModelSource
+    data: DataSource
+    settings: PlacementSettings
+    targets: list[str] | None
+    manager: pluggy.PluginManager
+    output: Output
+    bare: Any
+    stack: LayerStack
+
+    def examine(self, score: str, loaded: nn.Module | None = None) -> Examined:
+        """Probe; raise `UsageError` where no data were given."""
+        if self.data.name is None:
+            raise click.UsageError(
+                f"The strategy `{self.settings.strategy}` reads the score `{score}`, which needs examples. Give "
+                "`--dataset`."
+            )
+        return examine(
+            self.model, self.data, self.settings, [score], self.targets, self.manager, self.output, loaded=loaded
+        )
+
+    def choose(self, examined: Examined | None) -> LayerPlacement:
+        """Return the placement without Layer Cards."""
+        scores = examined.scores if examined else None
+        strategies = plugins.strategies(self.manager)
+        return choose_placement(self.settings, len(self.stack), strategies=strategies, scores=scores)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Layer Cards say to a command; `loaded` and `examined` where the model was loaded and probed for them."""
+
+    consultation: Consultation
+    loaded: nn.Module | None = None
+    examined: Examined | None = None
+
+
+def choose(asked: Asked) -> tuple[Decision, Examined | None]:
+    """Return the placement, and what was probed for it."""
+    score = needed_score(asked.settings, plugins.strategies(asked.manager))
+    if score is not None:
+        examined = asked.examine(score)
+        return Decision(asked.choose(examined)), examined
+    fallback = asked.choose(None)
+    if not asked.settings.consults_cards:
+        return Decision(fallback), None
+    answer = ask_cards(asked, thorough=False)
+    if answer.examined is None:
+        return answer.consultation.turned_down(fallback), None
+    return answer.consultation.decide(answer.examined.scores[DEFAULT_SCORE], fallback), answer.examined
+
+
+def ask_cards(asked: Asked, *, thorough: bool) -> Answer:
+    """Return what cards may decide, the model probed where one may.
+
+    With `thorough` it is probed wherever ranks can be compared. Raises `CardError` or `UsageError` where the user named a
+    card that cannot be asked.
+    """
+    shelf = open_shelf(asked.settings, asked.manager)
+    if not may_speak(shelf, asked.bare.config, len(asked.stack)):
+        return Answer(_unasked(asked, shelf, NOT_OF_THIS_MODEL))
+    if asked.data.name is None:
+        if shelf.named:
+            raise click.UsageError("`--cards` names a Layer Card, which is compared on examples. Give `--dataset`.")
+        return Answer(_unasked(asked, shelf, UNASKED))
+    loaded = load_model(asked.model)
+    stack = locate_layers(loaded, asked.settings.layers_path, asked.manager)
+    consultation = consult(shelf, asked.settings, loaded, stack, target_modules=asked.targets, facts=_facts(asked.data))
+    worth = consultation.comparable if thorough else consultation.worth_probing
+    return Answer(consultation, loaded, asked.examine(DEFAULT_SCORE, loaded) if worth else None)
+
+
+def _unasked(asked: Asked, shelf: Shelf, why_not: str) -> Consultation:
+    return Consultation(shelf, asked.settings, bare_query(asked.bare.config, len(asked.stack)), why_not)
+
+
+def _facts(data: DataSource) -> dict[str, Any]:
+    """What the options tell of the run that a card holds too."""
+    known = {"max_length": data.max_length, "columns": data.columns or None}
+    return {name: value for name, value in known.items() if value is not None}
