@@ -32,7 +32,6 @@ from common import llama
 
 from tiny import tiny_tokenizer
 
-RATES = (2e-4, 1e-3)
 ROWS_FOR = 200
 ALL_LAYERS = "all-layer"
 LAYERS = 30
