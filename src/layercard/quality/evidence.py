@@ -8,6 +8,9 @@ on SVAMP with the same (5.0000 against 39.3333: -87.3%).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from layercard.placement.placement import LayerPlacement
 
 PUBLISHED_RANGE = (0.08, -0.87)
@@ -23,9 +26,19 @@ def evidence_line(placement: LayerPlacement) -> str | None:
         published = f"{best:+.0%} to −{abs(worst):.0%}"
         return f"Quality (none): no evidence about quality; published range at {PUBLISHED_WHERE}: {published}."
     cards = f" of {', '.join(placement.cards)}" if placement.cards else ""
+    if placement.expected is not None:
+        return f"Quality ({placement.evidence}): {_seen(placement.expected)} on the Layer Card{cards}; unproven on these data."
     what = {
         "measured card": f"a run was measured by the Layer Card{cards}",
         "published": f"published results{cards}",
         "predicted": f"predicted from the Layer Card{cards}",
     }[placement.evidence]
     return f"Quality ({placement.evidence}): {what}."
+
+
+def _seen(expected: Mapping[str, Any]) -> str:
+    share, metric, outcome = (expected.get(name) for name in ("share_kept", "metric", "outcome"))
+    kept = (
+        "as many layers were adapted" if share is None else f"{share:.0%} of all-layer LoRA's gain in {metric} was kept"
+    )
+    return f"{kept} by `{outcome}`"
