@@ -151,7 +151,7 @@ def test_nothing_is_said_without_a_card() -> None:
     assert chosen([]).expected() is None
     other = chosen([card(model=MODEL | {"id": "org/other", "fingerprint": "f" * 64})])
     assert other.chosen is None
-    assert other.reason == "no Layer Card is of this model"
+    assert other.reason == "no measured Layer Card is of this model"
     assert other.matches[0].spearman is None
 
 

@@ -112,7 +112,7 @@ def test_match_without_a_card_of_the_model_reads_no_weights(
     assert document["chosen"] is None
     assert document["probe"] is None
     assert document["placement"]["evidence"] == "none"
-    assert "no Layer Card is of this model" in document["placement"]["reason"]
+    assert "no measured Layer Card is of this model" in document["placement"]["reason"]
     assert all(match["spearman"] is None for match in document["matches"])
 
 

@@ -180,13 +180,14 @@ def _why(chosen: Option, used: list[CardMatch], query: CardQuery, rules: Transfe
         kept += f" ({chosen.lowest_share_kept:.0%} at the least)"
     seconds = "" if chosen.step_seconds_ratio is None else f" at {chosen.step_seconds_ratio:.2f} of its step time"
     short = "" if meets(chosen, rules.prefer) else f"; nothing that they tried kept {FLOORS[rules.prefer]:.0%}"
-    return f"{what}, {many}, which {kept}{seconds} on the Layer Card{'s' * (len(used) > 1)} that match ({cards}){short}"
+    on = "the Layer Card that matches" if len(used) == 1 else "the Layer Cards that match"
+    return f"{what}, {many}, which {kept}{seconds} on {on} ({cards}){short}"
 
 
 def _why_none(found: tuple[CardMatch, ...]) -> str:
     near = next((match for match in found if match.spearman is not None), None)
     if near is None:
-        return "no Layer Card is of this model" if found else "there are no Layer Cards"
+        return "no measured Layer Card is of this model" if found else "there are no Layer Cards"
     return f"no Layer Card matches; the nearest, {near.card.key} ({near.correlation()}): {near.why_not}"
 
 

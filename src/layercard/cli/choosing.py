@@ -16,13 +16,13 @@ from layercard.cli.loading import load_model
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.pipeline.consulting import (
-    NOT_OF_THIS_MODEL,
     Consultation,
     Decision,
     Shelf,
     bare_query,
     consult,
     may_speak,
+    none_of,
     open_shelf,
 )
 from layercard.pipeline.probing import locate_layers
@@ -102,7 +102,7 @@ def ask_cards(asked: Asked, *, thorough: bool) -> Answer:
     """
     shelf = open_shelf(asked.settings, asked.manager)
     if not may_speak(shelf, asked.bare.config, len(asked.stack)):
-        return Answer(_unasked(asked, shelf, NOT_OF_THIS_MODEL))
+        return Answer(_unasked(asked, shelf, none_of(shelf, asked.bare.config)))
     if asked.data.name is None:
         if shelf.named:
             raise click.UsageError("`--cards` names a Layer Card, which is compared on examples. Give `--dataset`.")

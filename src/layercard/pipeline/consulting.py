@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.targets import find_targets, linear_names
-from layercard.cards.card import LayerCard
+from layercard.cards.card import LayerCard, slug
 from layercard.cards.fingerprint import SIZES, model_fingerprint, public_id
 from layercard.cards.library import Library
 from layercard.cards.query import SCORE, CardQuery, may_be_same_model, why_incomparable, why_unwelcome
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from layercard.hosts.protocol import Host
     from layercard.scores.base import LayerScores
 
-NOT_OF_THIS_MODEL = "no Layer Card is of this model"
+NOT_OF_THIS_MODEL = "no measured Layer Card is of this model"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def consult(
     """
     bare = bare_query(model.config, len(stack))
     if not may_speak(shelf, model.config, len(stack)):
-        return Consultation(shelf, settings, bare, NOT_OF_THIS_MODEL)
+        return Consultation(shelf, settings, bare, none_of(shelf, model.config))
     try:
         query = card_query(model, stack, target_modules=target_modules, facts=facts)
     except ModelError as error:
@@ -146,6 +146,14 @@ def may_speak(shelf: Shelf, config: Any, num_layers: int) -> tuple[LayerCard, ..
     sizes = {name: getattr(text, name) for name in SIZES if hasattr(text, name)}
     model_id = public_id(config.name_or_path)
     return tuple(card for card in shelf.cards if may_be_same_model(card, num_layers, sizes, model_id))
+
+
+def none_of(shelf: Shelf, config: Any) -> str:
+    """Return that no card is of this model, with the published ones that people can read."""
+    name = slug(public_id(config.name_or_path))
+    published = [card.key for card in shelf.cards if not card.is_measured and card.key.startswith(f"{name}/")]
+    readable = f"; published ones, for people to read: {', '.join(published)}" if published else ""
+    return f"{NOT_OF_THIS_MODEL}{readable}"
 
 
 def bare_query(config: Any, num_layers: int) -> CardQuery:
