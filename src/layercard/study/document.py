@@ -19,6 +19,8 @@ from layercard.study.settings import StudyData, StudySettings
 
 MAIN_METRIC = "heldout_loss"
 DIRECTIONS = {MAIN_METRIC: "lower", "accuracy": "higher", **TEXT_DIRECTIONS}
+SHARED_BY_COSTS = ("pairs", "interval_coverage")
+"""What is the same of every set of layers: how often it was timed, and how surely the intervals hold the ratios."""
 SCHEDULE = "AdamW, linear warm-up over a tenth of the steps, then linear to 0"
 
 
@@ -60,7 +62,7 @@ def card_document(
         "lora": {"rank": settings.rank, "alpha": settings.alpha, "targets": main["targets"]},
         "probe": {name: main[name] for name in ("examples", "tokens", "seed", "rank", "notes", "undefined")}
         | {"batch_size": settings.probe_batch_size, "max_length": settings.max_length},
-        "training": _training(facts, settings) | {n: found.costs[n] for n in ("memory_method", "clock")},
+        "training": _training(facts, settings) | _timing(found),
         "scorers": {name: {"plugin": values["plugin"]} for name, values in main["scores"].items()},
         "layers": _layers(main),
         "main_metric": MAIN_METRIC,
@@ -90,6 +92,13 @@ def _training(facts: Mapping[str, Any], settings: StudySettings) -> dict[str, An
     names = ("steps", "batch_size", "learning_rate", "max_length", "seeds", "gradient_checkpointing")
     values = settings.values()
     return {name: values[name] for name in names} | {"schedule": SCHEDULE, "dtype": facts["dtype"]}
+
+
+def _timing(found: Findings) -> dict[str, Any]:
+    """How the costs of all sets of layers were taken."""
+    whole = found.costs["arms"][ALL_LAYERS]
+    shared = {name: whole[name] for name in SHARED_BY_COSTS if name in whole}
+    return {"memory_method": found.costs["memory_method"], "clock": found.costs["clock"]} | shared
 
 
 def _layers(probed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -135,7 +144,7 @@ def _outcome(arm: Arm, found: Findings) -> dict[str, Any]:
         "resnorm_range": [float(raw.min()), float(raw.max())],
         "energy_profile": energy,
         "metrics": metrics,
-        "cost": dict(found.costs["arms"][arm.name]),
+        "cost": {n: v for n, v in found.costs["arms"][arm.name].items() if n not in SHARED_BY_COSTS},
         "gain": {
             "metric": MAIN_METRIC,
             "value": found.untuned["metrics"][MAIN_METRIC] - metrics[MAIN_METRIC]["value"],
