@@ -31,8 +31,8 @@ from runs import ALL_LAYERS, PLACEMENTS, TASKS, Lab, Recipe, heldout_losses, smo
 
 STEPS = 200
 POINTS = (2, 4, 8, 16, 32)
-ORDER = (("e2e", 2e-4), ("arc_easy", 2e-4), ("e2e", 1e-3), ("gsm8k", 2e-4), ("arc_easy", 1e-3), ("gsm8k", 1e-3))
-FIRST = (ALL_LAYERS, "last 5", "uniform third, upper two thirds")
+ORDER = (("e2e", 2e-4), ("e2e", 1e-3), ("arc_easy", 2e-4), ("gsm8k", 2e-4), ("arc_easy", 1e-3), ("gsm8k", 1e-3))
+TIERS = ((ALL_LAYERS, "last 5"), ("uniform third, upper two thirds",), ("middle 5", "upper half", "uniform third"))
 
 
 class Watch(TrainerCallback):
@@ -82,8 +82,7 @@ def plan(quick: bool) -> list[tuple[Recipe, str, tuple[int, ...]]]:
     """
     if quick:
         return [(Recipe("e2e", 2e-4, 3), name, (0, 1)) for name in (ALL_LAYERS, "last 5")]
-    rest = [p for p in PLACEMENTS if p not in FIRST]
-    arms = [(Recipe(data, rate, STEPS), p) for tier in (FIRST, rest) for data, rate in ORDER for p in tier]
+    arms = [(Recipe(data, rate, STEPS), p) for tier in TIERS for data, rate in ORDER for p in tier]
     return [(recipe, p, (0, *POINTS) if p == ALL_LAYERS else POINTS) for recipe, p in arms]
 
 
