@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -103,6 +105,20 @@ class StopAfter(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= self.steps:
             control.should_training_stop = True
+
+
+class AtFirstStep(TrainerCallback):
+    """Notes everything that training could see before its first step."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 0 and not hasattr(self, "seen"):
+            self.seen = {
+                "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
+                "gradients": [name for name, p in model.named_parameters() if p.grad is not None],
+                "modes": [(name, m.training) for name, m in model.named_modules()],
+                "state": {k: v for k, v in vars(state).items() if k != "log_history"},
+                "values": {k: v.clone() for k, v in model.state_dict().items()},
+            }
 
 
 LONG = 3000

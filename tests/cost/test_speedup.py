@@ -59,7 +59,7 @@ def test_the_plain_table_says_unknowns():
     assert (
         str(FULL)
         .splitlines()[-1]
-        .endswith("2.00x    predicted: 93% (85% to 101%) of the gain kept, held-out loss 1.25 at the end")
+        .endswith("2.00x    predicted: 93% (85% to 101%) of the gain, held-out loss 1.25 at the end")
     )
     last = str(SpeedupReport(layers=(1,), num_layers=2)).splitlines()[-1]
     assert last.endswith("not measured  unknown")

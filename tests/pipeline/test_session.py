@@ -2,9 +2,7 @@
 
 import json
 import logging
-import random
 
-import numpy as np
 import pytest
 import torch
 from transformers import Trainer, TrainerCallback
@@ -12,7 +10,7 @@ from transformers import Trainer, TrainerCallback
 from adapted import take_values
 from layercard.errors import HostError, PlacementError
 from layercard.report.files import load_report
-from trainers import equal, logs, long_trainer, make_trainer, placed, train, trained
+from trainers import AtFirstStep, equal, logs, long_trainer, make_trainer, placed, train, trained
 
 LAYERS = (2, 3)
 
@@ -36,20 +34,6 @@ class Metrics(Trainer):
 
     def log(self, values, *args, **kwargs):
         super().log({**values, "mine": sum(self.history["train"]), "calls": self.calls}, *args, **kwargs)
-
-
-class AtFirstStep(TrainerCallback):
-    """Notes everything that training could see before its first step."""
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        if state.global_step == 0 and not hasattr(self, "seen"):
-            self.seen = {
-                "random": (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
-                "gradients": [name for name, p in model.named_parameters() if p.grad is not None],
-                "modes": [(name, m.training) for name, m in model.named_modules()],
-                "state": {k: v for k, v in vars(state).items() if k != "log_history"},
-                "values": {k: v.clone() for k, v in model.state_dict().items()},
-            }
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -144,7 +144,7 @@ def quality_text(report: SpeedupReport) -> str:
     details = []
     if quality.get("share_kept") is not None:
         spread = "({:.0%} to {:.0%}) ".format(*quality["interval"]) if quality.get("interval") else ""
-        details.append(f"{quality['share_kept']:.0%} {spread}of the gain kept")
+        details.append(f"{quality['share_kept']:.0%} {spread}of the gain")
     if quality.get("final_heldout_loss") is not None:
         details.append(f"held-out loss {quality['final_heldout_loss']:.4g} at the end")
     return ": ".join([str(quality["kind"]), *([", ".join(details)] if details else [])])

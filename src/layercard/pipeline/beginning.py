@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 UNTRIED = "The placement was widened, and the guard's budget holds no second trial."
 CHANGED = "The guard changed the placement when training began, after its steps were timed, and the budget is used up."
+NO_TRIAL = dict.fromkeys(("share_kept", "interval", "share_in_trial", "interval_in_trial", "learning_rate_hint"))
+"""What a trial of another placement says nothing about."""
 REACTIONS = {"warn": "warned", "stop": "stopped", "all_layers": "all_layers", "widen": "widened"}
 
 
@@ -104,9 +106,8 @@ def _told(run: PlacedRun, state: Any, canary: Canary | None, quality: dict[str, 
 def _changed(run: PlacedRun, state: Any, undo: ExitStack, canary: Canary, verdict: Verdict) -> Beginning:
     """Adapt other layers, as `on_quality_loss` says, and begin again with them."""
     share = verdict.share.value
-    why = (
-        f"the guard's trial of layers {list(run.layers)} kept {'none' if share is None else f'{share:.0%}'} of the gain"
-    )
+    kept = "none" if share is None else f"{share:.0%}"
+    why = f"the guard's trial of layers {list(run.layers)} promised to keep {kept} of the gain"
     tries = [_try(run, verdict)]
     found: Verdict | None = None
     if run.settings.on_quality_loss == "widen":
@@ -116,9 +117,9 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, canary: Canary, verdic
     settle(run, state.max_steps)
     quality = (found or verdict).to_dict() | {"tried": tries}
     if run.placement.is_all:
-        quality |= {"kind": "predicted", "share_kept": 1.0, "interval": None, "reason": ALL_LAYERS}
+        quality |= NO_TRIAL | {"kind": "predicted", "share_kept": 1.0, "reason": ALL_LAYERS}
     elif found is None:
-        quality |= {"kind": "unknown", "share_kept": None, "interval": None, "reason": UNTRIED}
+        quality |= NO_TRIAL | {"kind": "unknown", "reason": UNTRIED}
     entries, prefix = _choices(run, undo)
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
     left = max(0.0, run.settings.guard_budget - canary.plan.units / steps)

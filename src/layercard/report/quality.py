@@ -31,8 +31,9 @@ def quality_lines(quality: Mapping[str, Any], placement: LayerPlacement) -> list
     lines = []
     if quality["share_kept"] is not None and quality["interval"] is not None:
         lines.append(
-            f"Trial of {quality['steps']} steps: layers {describe(placement.layers, placement.num_layers).split(' ', 1)[1]} "
-            f"keep {_share(quality)} of all-layer LoRA's gain in held-out loss, {_on(quality)}; a prediction for the end."
+            f"Trial of {quality['steps']} steps, {_on(quality)}: {describe(placement.layers, placement.num_layers)} kept "
+            f"{quality['share_in_trial']:.0%} of all-layer LoRA's gain in held-out loss, which predicts {_share(quality)} at "
+            "the end of the run."
         )
     elif quality["reason"] not in NOT_WORTH_SAYING:
         lines.append(f"Quality unknown: {quality['reason']}")
@@ -47,10 +48,12 @@ def quality_lines(quality: Mapping[str, Any], placement: LayerPlacement) -> list
 
 def quality_loss(quality: Mapping[str, Any], placement: LayerPlacement) -> str:
     """Return what is wrong with the placement's quality, and what to do, for a warning or an error."""
-    kept = "diverge" if quality["share_kept"] is None else f"keep {_share(quality)} of all-layer LoRA's gain"
+    found = (
+        "diverged" if quality["share_kept"] is None else f"promised to keep {_share(quality)} of all-layer LoRA's gain"
+    )
     return (
-        f"In a trial of {quality['steps']} steps the adapted {describe(placement.layers, placement.num_layers)} {kept}, "
-        f"{_on(quality)}; `quality_threshold` is {quality['threshold']:.0%}. Adapt more layers, raise the learning rate or "
+        f"In a trial of {quality['steps']} steps, {_on(quality)}, {describe(placement.layers, placement.num_layers)} {found} "
+        f"in held-out loss; `quality_threshold` is {quality['threshold']:.0%}. Adapt more layers, raise the learning rate or "
         "the rank, or set `on_quality_loss` to `all_layers` or `widen`."
     )
 
@@ -69,7 +72,7 @@ def _on(quality: Mapping[str, Any]) -> str:
 
 def _tried(entry: Mapping[str, Any]) -> str:
     share = "none" if entry["share_kept"] is None else f"{entry['share_kept']:.0%}"
-    return f"layers {entry['layers']} kept {share}"
+    return f"layers {entry['layers']} for {share}"
 
 
 def _rate(quality: Mapping[str, Any], hint: Mapping[str, Any]) -> str:
