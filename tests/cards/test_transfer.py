@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layercard.cards.card import LayerCard
+from layercard.cards.differences import template_digest
 from layercard.cards.schema import check_card
 from layercard.cards.strata import regimes
 from layercard.cards.transfer import CardChoice, TransferRules, transfer
@@ -250,7 +251,23 @@ def test_differences_are_listed_and_keep_nothing_out() -> None:
     for part in ("LoRA rank 64 here, 8", "sequence length 2048 here, 512", "4-bit nf4 here, none", "columns", "Q8_0"):
         assert part in listed
     assert "alpha" not in listed
+    assert "template" not in listed  # nobody knows it here
     assert transfer([card()], query(), TransferRules()).used[0].differences == ()
+
+
+def test_of_columns_those_are_compared_that_both_name() -> None:
+    for column, differs in (("question", False), ("answer", True)):
+        (match,) = transfer([card()], query(facts={"columns": {"prompt": column}}), TransferRules()).used
+        assert bool(match.differences) is differs
+
+
+def test_chat_templates_are_told_apart_by_their_digest() -> None:
+    document = reference()
+    document["dataset"]["template"] = template_digest("{{ messages }}")
+    for template, differs in (("{{ messages }}", False), ("{{ other }}", True)):
+        asked = query(facts={"template": template_digest(template)})
+        (match,) = transfer([LayerCard(document, "")], asked, TransferRules()).used
+        assert bool(match.differences) is differs
 
 
 def test_shares_of_different_metrics_are_named_together() -> None:

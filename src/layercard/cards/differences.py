@@ -5,6 +5,7 @@ None of it keeps a card from being used; all of it is listed, for whoever reads 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,11 @@ FACTS = (
 MODEL = (("quantization", "quantization"), ("dtype", "dtype"))
 
 
+def template_digest(template: str) -> str:
+    """Return what stands for a chat template under `dataset.template`, for templates are long."""
+    return f"sha256:{hashlib.sha256(template.encode()).hexdigest()[:16]}"
+
+
 def differences(card: LayerCard, query: CardQuery) -> tuple[str, ...]:
     """Return one phrase for each thing that both sides know and that differs."""
     return tuple(
@@ -31,15 +37,22 @@ def differences(card: LayerCard, query: CardQuery) -> tuple[str, ...]:
 
 def _pairs(card: LayerCard, query: CardQuery) -> Iterator[tuple[str, Any, Any]]:
     for section, field, name in FACTS:
-        there = _section(card, section).get(field)
-        if field in query.facts and there is not None and query.facts[field] != there:
-            yield name, query.facts[field], there
+        there, here = _section(card, section).get(field), query.facts.get(field)
+        if there is not None and here is not None and _differ(here, there):
+            yield name, here, there
     known = _section(card, "model")
     for field, name in MODEL:
         if field in known and known[field] != query.model.get(field):
             yield name, query.model.get(field), known[field]
     if known.get("gguf") and card.fingerprint != query.model["fingerprint"]:
         yield "weights", "as they were loaded", f"made from a GGUF file of {known['gguf']}"
+
+
+def _differ(here: Any, there: Any) -> bool:
+    """Whether they differ in what both say: of columns only some may be named."""
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        return any(here[part] != there[part] for part in here.keys() & there.keys())
+    return bool(here != there)
 
 
 def _section(card: LayerCard, name: str) -> Mapping[str, Any]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.targets import find_targets, linear_names
 from layercard.cards.card import LayerCard, slug
+from layercard.cards.differences import template_digest
 from layercard.cards.fingerprint import SIZES, model_fingerprint, public_id
 from layercard.cards.library import Library
 from layercard.cards.query import SCORE, CardQuery, may_be_same_model, why_incomparable, why_unwelcome
@@ -181,8 +183,11 @@ def card_query(
 
 
 def run_facts(host: Host) -> dict[str, Any]:
-    """Return what a trainer tells of its run that a card holds too: the adapters' alpha, the length of a sequence."""
-    found = {}
+    """Return what a trainer tells of its run that a card holds too: alpha, the length of a sequence, the chat template."""
+    found: dict[str, Any] = {}
+    tokenizer = vars(host.trainer).get("processing_class")
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and isinstance(tokenizer.chat_template, str):
+        found["template"] = template_digest(tokenizer.chat_template)
     length = vars(host.trainer.args).get("max_length")
     if isinstance(length, int):
         found["max_length"] = length

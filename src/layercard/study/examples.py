@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layercard.cards.differences import template_digest
 from layercard.data import Task, Tokens, teaches, tokenize_records
 from layercard.errors import DataError
 from layercard.records import Record, sample_records
@@ -74,8 +75,7 @@ def layout_of(data: StudyData, tokenizer: Any) -> tuple[dict[str, str], str | No
     columns: dict[str, str] = {n: n for n in ("messages", "prompt", "completion", "text", "label") if n in record}
     columns |= dict(data.columns)
     chat = any(isinstance(record.get(column), list) for column in columns.values())
-    template = str(tokenizer.chat_template).encode() if chat else None
-    return columns, None if template is None else f"sha256:{hashlib.sha256(template).hexdigest()[:16]}"
+    return columns, template_digest(str(tokenizer.chat_template)) if chat else None
 
 
 def content_digest(source: str) -> str | None:
