@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from card_documents import published
 from layercard import LayerPlacement
 from layercard.cards.strata import regimes
 from layercard.cli.main import main
@@ -116,9 +117,19 @@ def test_match_without_a_card_of_the_model_reads_no_weights(
     assert all(match["spearman"] is None for match in document["matches"])
 
 
-def test_match_and_plan_and_place_choose_alike(
-    run: Any, model: Path, data: Path, library: Path, resnorm: Array
-) -> None:
+def test_published_cards_of_the_model_are_named_for_people(run: Any, model: Path, data: Path, library: Path) -> None:
+    put(library, published(model=f"org/{model.name}"))
+    ran = run("plan", model, "--dataset", data, "--no-time-costs", "--json")
+    assert f"published ones, for people to read: {model.name}/words" in ran.document["placement"]["reason"]
+    assert ran.document["probe"] is None
+    matched = run("cards", "match", model, data, "--json").document
+    (one,) = [match for match in matched["matches"] if match["card"] == f"{model.name}/words"]
+    assert "published" in one["why_not"]
+    named = run("plan", model, "--dataset", data, "--cards", f"{model.name}/words")
+    assert (named.code, "published: it holds no ranks" in named.words) == (1, True)
+
+
+def test_match_and_plan_choose_alike(run: Any, model: Path, data: Path, library: Path, resnorm: Array) -> None:
     put(library, own_card(resnorm))
     for flags in (
         (),
