@@ -27,9 +27,9 @@ def test_training_is_that_of_a_hand_written_configuration(
 ) -> None:
     common = {"max_steps": LONG, "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, **settings}
     lora = {"lora_dropout": 0.1, "target_modules": ["q_proj", "down_proj"]}
-    placed = sft_trainer(count=40, lora=lora, **common)
-    by_hand = sft_trainer(count=40, lora={**lora, "layers_to_transform": LAYERS}, **common)
-    run = place(placed, lora_layers=LAYERS, measure_budget=0.5)
+    placed = sft_trainer(count=60, lora=lora, **common)
+    by_hand = sft_trainer(count=60, lora={**lora, "layers_to_transform": LAYERS}, **common)
+    run = place(placed, lora_layers=LAYERS, measure_budget=0.5, guard_budget=0.02)
     values = trained(placed.model)
     with torch.no_grad():
         for name, parameter in by_hand.model.named_parameters():
@@ -40,6 +40,9 @@ def test_training_is_that_of_a_hand_written_configuration(
         train(trainer)
     assert run.report.step_speedup is not None
     assert run.report.backward_layers == tuple(LAYERS)
+    assert run.report.quality["steps"] >= 3
+    assert run.report.quality["heldout_from"] == "training set"
+    assert run.report.quality["heldout_loss"]["all_layers"] < run.report.quality["heldout_loss"]["before"]
     assert {"mean_token_accuracy", "num_tokens", "entropy"} <= logs(placed)[0].keys()
     assert logs(placed) == logs(by_hand)
     assert placed._total_train_tokens == by_hand._total_train_tokens > 0
