@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers as hf
 
 import layercard
+from adapted import LIKE_LLAMA
+from layercard import PlacementSettings, plugins
+from layercard.anatomy.layers import find_layers
 from layercard.cards.card import LayerCard
 from layercard.cards.strata import regimes
 from layercard.errors import CardError, SettingsError
+from layercard.hosts.plain import PlainHost
+from layercard.pipeline.placing import Chosen, choose_layers
 from layercard.probing.statistics import Array
-from own_card import LAYERS, deep_trainer, own_card, put, resnorm_of
+from own_card import LAYERS, deep_model, deep_trainer, own_card, put, resnorm_of
+from tiny import collate, tiny_examples
+from trainers import Rows, arguments
 from transfer_cards import ranking
 
 HERE = Path(__file__).parent
@@ -151,6 +159,27 @@ def test_differences_from_the_cards_run_are_said(
     place(tmp_path)
     said = " ".join(capfd.readouterr().err.split())
     assert "tiny/numbers was measured otherwise: LoRA rank 4 here, 16 on the card." in said
+
+
+def test_a_model_without_adapters_yet_is_asked_about_by_its_target_modules(tmp_path: Path, library: Path) -> None:
+    """As where a host builds its adapter from a placement."""
+    model = deep_model()
+    trainer = hf.Trainer(
+        model=model, args=arguments(tmp_path / "out"), train_dataset=Rows(tiny_examples(40)), data_collator=collate
+    )
+    host, stack, manager = PlainHost(trainer), find_layers(model), plugins.manager()
+
+    def chosen(**settings: Any) -> Chosen:
+        wanted = PlacementSettings.from_user(**settings)
+        return choose_layers(host, wanted, stack, manager, target_modules=LIKE_LLAMA)
+
+    resnorm = chosen(strategy="high").scores["resnorm"].importance
+    put(library, own_card(resnorm))
+    found = chosen()
+    assert found.placement.cards == ("tiny/numbers",)
+    assert found.placement.layers == regimes(resnorm)["mid"]
+    put(library, own_card(resnorm, lora={"rank": 8, "alpha": 16, "targets": ["q_proj"]}))
+    assert "other target modules" in chosen().placement.reason
 
 
 def bad_cards(document: dict[str, Any]) -> dict[str, str]:
