@@ -9,11 +9,20 @@ STAMP := $(VENV)/.installed
 # The latest TRL stack that the tests were run on; the packages themselves set no upper bounds.
 STACK := trl==1.16.0 transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 datasets==5.2.0 bitsandbytes==0.50.2
 
-.PHONY: help install demo test lint format types bench clean
+# Axolotl pins its stack exactly, so each of its releases has an environment of its own.
+AXOLOTL := 0.19.0
+AXOLOTL_NEXT := 0.21.0
+PYTHON_NEXT ?= python3.12
+AXOLOTL_PACKAGE := plugins/layercard-axolotl
+AXOLOTL_STAMP := .venv-axolotl/.installed-$(AXOLOTL)
+NEXT_STAMP := .venv-axolotl-next/.installed-$(AXOLOTL_NEXT)
+
+.PHONY: axolotl axolotl-next help install demo test lint format types bench clean
 
 help:
 	@echo "make demo     train SmolLM2-135M on docstrings, placed and all-layer, and show the speedup and its cost"
 	@echo "make test     run all tests"
+	@echo "make axolotl  test the Axolotl plugin in an environment of its own (axolotl-next: its newest release, Python 3.12)"
 	@echo "make lint     check style and formatting      make format   apply them"
 	@echo "make types    check types                     make bench    run every benchmark in its quick form"
 	@echo "make clean    remove environments and caches"
@@ -36,6 +45,31 @@ test: export TOKENIZERS_PARALLELISM = false
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+axolotl: $(AXOLOTL_STAMP)
+	cd $(AXOLOTL_PACKAGE) && $(CURDIR)/.venv-axolotl/bin/python -m pytest
+
+axolotl-next: $(NEXT_STAMP)
+	cd $(AXOLOTL_PACKAGE) && $(CURDIR)/.venv-axolotl-next/bin/python -m pytest
+
+$(AXOLOTL_STAMP): pyproject.toml $(AXOLOTL_PACKAGE)/pyproject.toml
+	$(call axolotl_environment,$(PYTHON),.venv-axolotl,$(AXOLOTL),$@)
+
+$(NEXT_STAMP): pyproject.toml $(AXOLOTL_PACKAGE)/pyproject.toml
+	$(call axolotl_environment,$(PYTHON_NEXT),.venv-axolotl-next,$(AXOLOTL_NEXT),$@)
+
+# Python, folder, release, stamp. What stands there before layercard is kept in a file, and as constraints: nothing of it
+# may change.
+define axolotl_environment
+	test -e $(2)/axolotl-as-installed.txt || { \
+		$(1) -m venv $(2) && \
+		$(2)/bin/pip install --quiet --disable-pip-version-check $(TORCH) && \
+		$(2)/bin/pip install --quiet --disable-pip-version-check axolotl==$(3) && \
+		$(2)/bin/pip freeze > $(2)/axolotl-as-installed.txt; }
+	$(2)/bin/pip install --quiet --disable-pip-version-check --constraint $(2)/axolotl-as-installed.txt \
+		-e . -e $(AXOLOTL_PACKAGE) "pytest>=8" "pytest-timeout>=2.3"
+	@touch $(4)
+endef
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +85,4 @@ bench: install
 	for script in benchmarks/*/run.py; do $(BIN)/python $$script --quick || exit 1; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-axolotl .venv-axolotl-next .pytest_cache .mypy_cache .ruff_cache

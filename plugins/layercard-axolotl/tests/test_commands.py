@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 def test_preprocess_train_resume_and_merge_with_packing(folder, tmp_path):
     output = tmp_path / "out"
     config = sft(
-        folder, sample_packing=True, pad_to_sequence_len=True, val_set_size=0.25, eval_steps=3, save_strategy="steps", save_steps=3,
+        folder, sample_packing=True, pad_to_sequence_len=True, val_set_size=0.25, eval_steps=3,
+        save_strategy="steps", save_steps=3,
         gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True},
         dataset_prepared_path=str(tmp_path / "prepared"),
     )  # fmt: skip
@@ -91,11 +92,9 @@ from axolotl.integrations.base import BasePlugin
 
 class OnCpu(BasePlugin):
     def load_datasets(self, cfg, preprocess=False):
-        if os.environ.get("RANK") == "1" and "SECOND_RANK" in os.environ:
-            cfg.lora_layers = [0, 1]
-
-    def pre_model_load(self, cfg):
         cfg.device_map = {"": "cpu"}
+        if os.environ["RANK"] == "1" and "SECOND_RANK" in os.environ:
+            cfg.lora_layers = [0, 1]
 '''
 
 

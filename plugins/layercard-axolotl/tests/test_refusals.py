@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from runs import command, sft, write
@@ -55,9 +56,8 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_validation_refuses(validate, tmp_path, case):
     changes, message = REFUSED[case]
-    with pytest.raises(ValueError, match="(?s).*") as refused:
+    with pytest.raises(ValueError, match=re.escape(message)):
         validate(tmp_path, **changes)
-    assert message in str(refused.value)
 
 
 def test_zero_3_prints_the_command_that_works(validate, tmp_path):

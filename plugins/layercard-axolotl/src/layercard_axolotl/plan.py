@@ -76,8 +76,8 @@ def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[Lay
     score = needed_score(settings, strategies)
     if score is not None and values.get("rl"):
         raise SettingsError(
-            f"`strategy` is {settings.strategy!r}, which reads the score `{score}`, and `rl` is {values['rl']!r}: the plan probes "
-            "supervised examples. Choose by depth, such as `lora_layers: uniform`, or plan on supervised data."
+            f"`strategy` is {settings.strategy!r}, which reads the score `{score}`, and `rl` is {values['rl']!r}: the plan "
+            "probes supervised examples. Choose by depth, such as `lora_layers: uniform`, or plan on supervised data."
         )
     if score is None and (not settings.is_auto or values.get("rl")):
         return choose_placement(settings, len(stack), strategies=strategies), stack.pattern
