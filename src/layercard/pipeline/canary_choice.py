@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.predict import UnitCosts, predict_step
-from layercard.errors import LayercardError
+from layercard.errors import DataError, LayercardError
 from layercard.pipeline.guarding import Canary
 from layercard.pipeline.measuring import Allowance
 from layercard.pipeline.variants import why_not_timed
@@ -47,7 +47,11 @@ def choose_canary(
             f"There are {len(heldout.batches)} held-out examples ({heldout.source}) and {FEWEST_EXAMPLES} are needed. Give "
             "the trainer an `eval_dataset`."
         )
-    return Canary(run.host, plan, heldout), {}
+    try:
+        updates = run.host.update_batches(plan.updates, heldout.held_back)
+    except DataError as error:  # a training set that can be read only once; training itself can
+        return None, unknown(str(error))
+    return Canary(run.host, plan, heldout, updates), {}
 
 
 def predicted(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
@@ -97,6 +101,7 @@ def _of_earlier_run(run: PlacedRun) -> dict[str, Any]:
         found = dict(load_report(path).quality)
     except LayercardError:
         return unknown("The run was resumed, and the report.json of its beginning is not there to be read.")
+    found["reaction"] = "none" if found.get("reaction") == "stopped" else found.get("reaction")
     return found | {"reason": found.get("reason") or "Found when the run began, before it was resumed."}
 
 

@@ -9,7 +9,7 @@ random state. Every process trains its own batches, gradients are averaged, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,15 +33,20 @@ if TYPE_CHECKING:
 
 
 class Canary:
-    """The short trainings of one run; made once, tried with one placement after another where it is widened."""
+    """The short trainings of one run, on `updates` (what `Host.update_batches` returned), judged on `heldout`.
 
-    def __init__(self, host: Host, plan: CanaryPlan, heldout: HeldOut) -> None:
+    Made once, and tried with one placement after another where it is widened.
+    """
+
+    def __init__(
+        self, host: Host, plan: CanaryPlan, heldout: HeldOut, updates: list[list[tuple[Mapping[str, Any], Any]]]
+    ) -> None:
         self.plan, self._heldout, self._host = plan, heldout, host
         self._second_rate = plan.second_rate
         self._steps_each = host.trainer.args.gradient_accumulation_steps
         self._arms: dict[str, Arm] = {}
         self._losses: dict[str, list[float]] = {}
-        self._micros: list[Any] = []
+        self._micros = [micro for update in updates for micro in update]
         self._trial = _trial(host, self._micro_step)
         self.seconds = 0.0
         """Spent so far beside what was timed."""
@@ -96,9 +101,6 @@ class Canary:
             self._losses[PLACED_2X] = self._losses_of(twice)
 
     def _arm(self, name: str, entered: Callable[[], AbstractContextManager[object]], rate: float = 1.0) -> Arm:
-        if not self._micros:
-            updates = self._host.update_batches(self.plan.updates, self._heldout.held_back)
-            self._micros = [micro for update in updates for micro in update]
         self._arms[name] = Arm(self._trial, entered, rate=rate)
         return self._arms[name]
 

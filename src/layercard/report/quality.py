@@ -80,5 +80,6 @@ def _rate(quality: Mapping[str, Any], hint: Mapping[str, Any]) -> str:
     losses = " and ".join("a loss that is not finite" if loss is None else f"{loss:.4f}" for loss in (once, twice))
     return (
         f"At 1x and 2x the learning rate the placed layers came to {losses}: {hint['better']:g}x "
-        f"({hint['learning_rate']:g}) did better in the trial. Nothing was changed."
+        f"({hint['learning_rate']:g}) did better in the trial, "
+        "and so short a one favours the higher. Nothing was changed."
     )

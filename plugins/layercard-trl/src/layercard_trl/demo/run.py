@@ -27,7 +27,7 @@ TITLES = {
 FULL_STEPS, QUICK_STEPS = 60, 24
 BATCH_SIZE = 8
 TIMED_STEPS = 23
-"""How long timing may take in a run, in placed steps: six rounds or so, without splitting the saving."""
+"""How long timing and the guard's trial may take in a run, in steps: six rounds or so, without splitting the saving."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,13 @@ def _recipe(options: DemoOptions, say: Callable[[str], None]) -> Recipe:
 
 def _settings(name: str, options: DemoOptions, steps: int) -> dict[str, Any] | None:
     """Return what `lora_layers` is in the run of this name, None for every layer."""
-    timing: dict[str, Any] = {"measure_budget": min(0.5, TIMED_STEPS / steps)}
+    budget = min(0.5, TIMED_STEPS / steps)
+    timing: dict[str, Any] = {"measure_budget": budget, "guard_budget": budget}
     if name == "auto":
         return {"lora_layers": "auto", **timing}
     if name == "last-5":  # its all-layer steps would take too long of a quick demo
-        return {"strategy": "last", "num_layers": 5, "measure": not options.quick, **timing}
+        tried = not options.quick
+        return {"strategy": "last", "num_layers": 5, "measure": tried, "guard": tried, **timing}
     return None
 
 
