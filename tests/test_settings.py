@@ -125,6 +125,11 @@ def test_a_bad_value_is_an_error_that_names_its_field(name: str, value: Any) -> 
     assert caught.value.exit_code == EXIT_USAGE
 
 
+def test_a_reaction_without_a_guard_is_refused() -> None:
+    with pytest.raises(SettingsError, match="`on_quality_loss` is 'stop' and `guard` is false"):
+        PlacementSettings.from_user(on_quality_loss="stop", guard=False)
+
+
 def test_every_field_is_tried_with_a_bad_value() -> None:
     assert {name for name, _ in BAD} == set(NAMES)
 

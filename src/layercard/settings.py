@@ -288,6 +288,10 @@ def _check_combination(s: PlacementSettings) -> None:
             f"`prefix_cache` is {s.prefix_cache!r} and `gradient_entry` is false. Cached activations carry no gradient, so "
             "backpropagation has to end where they begin; set one of them otherwise."
         )
+    if s.on_quality_loss != "warn" and not s.guard:
+        raise SettingsError(
+            f"`on_quality_loss` is {s.on_quality_loss!r} and `guard` is false, so no loss would be found. Drop one of them."
+        )
     if s.indices is not None and s.strategy is not None:
         raise SettingsError(f"`indices` and `strategy` ({s.strategy!r}) are both given. Give one of them.")
     if s.indices is not None and min(s.indices) < s.min_entry:

@@ -1,6 +1,7 @@
 """Arms train as a loop written by hand does, take turns without touching each other, and leave the model as it was."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,28 @@ def test_a_failure_in_the_middle_leaves_the_model_as_it_was():
         advance([Arm(_trial(model, micro_step=fails), nullcontext)], 1)
     assert all(torch.equal(p, value) for p, value in zip(model.parameters(), before, strict=True))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_scaled_loss_trains_as_an_unscaled_one_and_an_overflow_lowers_the_scale():
+    model, current = _model(), []
+
+    @contextmanager
+    def owned(optimizer, scaler):
+        current[:] = [scaler]
+        yield
+
+    def micro_step(number, times=1.0):
+        current[0].scale(times * model(BATCHES[number]).square().mean()).backward()
+
+    trial = _trial(model, micro_step=micro_step, owned=owned)
+    scaled = Arm(replace(trial, scaler=lambda: torch.amp.GradScaler("cpu", init_scale=2.0**12)), nullcontext)
+    large = replace(trial, micro_step=lambda number: micro_step(number, 1e4))
+    overflowing = Arm(replace(large, scaler=lambda: torch.amp.GradScaler("cpu", init_scale=2.0**127)), nullcontext)
+    advance([scaled, overflowing], 12)
+    for got, wanted in zip(_values(scaled), _by_hand(6), strict=True):
+        torch.testing.assert_close(got, wanted)
+    assert all(value.isfinite().all() for value in _values(overflowing))
+    assert overflowing._scaler.get_scale() < 2.0**127
 
 
 class ScheduleFree(torch.optim.SGD):
