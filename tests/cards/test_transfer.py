@@ -122,7 +122,10 @@ def test_where_nothing_kept_enough_it_takes_most_and_says_so() -> None:
     found = chosen([card(kept={"high": (0.6, 0.9), "low": (0.5, 0.3)})], prefer="speed")
     assert found.chosen is not None
     assert found.chosen.name == "high"
-    assert "nothing that they tried kept 90%" in found.reason
+    assert "nothing that they tried kept 90%, all-layer LoRA did" in found.reason
+    assert "nothing that they tried kept 95%" in chosen([card(kept={"high": (0.94, 0.9)})]).reason
+    assert "nothing that they tried kept 90%" in chosen([card(kept={"high": (0.6, 0.9)})], prefer="quality").reason
+    assert "nothing" not in chosen([card()], prefer="quality").reason
 
 
 def test_what_was_asked_for_beside_is_honoured() -> None:

@@ -21,6 +21,8 @@ from layercard.settings import Prefer
 
 FLOORS: dict[Prefer, float | None] = {"quality": None, "balanced": 0.95, "speed": 0.9}
 """The share of all-layer LoRA's gain that the cheapest set must have kept; None: as much as any."""
+FLOOR_TO_SAY = 0.9
+"""Below this share the reason says that all-layer LoRA did better, also where `quality` has no floor."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from layercard.cards.card import LayerCard
 from layercard.cards.correlation import SIGNIFICANCE, Likeness, likeness
 from layercard.cards.differences import differences
-from layercard.cards.options import FLOORS, Option, WeightedCard, choose, meets, options
+from layercard.cards.options import FLOOR_TO_SAY, FLOORS, Option, WeightedCard, choose, options
 from layercard.cards.query import SCORE, CardQuery, why_incomparable, why_unwelcome
 from layercard.cards.strata import REGIMES, regimes
 from layercard.settings import Prefer
@@ -179,7 +179,8 @@ def _why(chosen: Option, used: list[CardMatch], query: CardQuery, rules: Transfe
     if len(used) > 1:
         kept += f" ({chosen.lowest_share_kept:.0%} at the least)"
     seconds = "" if chosen.step_seconds_ratio is None else f" at {chosen.step_seconds_ratio:.2f} of its step time"
-    short = "" if meets(chosen, rules.prefer) else f"; nothing that they tried kept {FLOORS[rules.prefer]:.0%}"
+    floor = FLOORS[rules.prefer] or FLOOR_TO_SAY
+    short = f"; nothing that they tried kept {floor:.0%}, all-layer LoRA did" if chosen.share_kept < floor else ""
     on = "the Layer Card that matches" if len(used) == 1 else "the Layer Cards that match"
     return f"{what}, {many}, which {kept}{seconds} on {on} ({cards}){short}"
 
