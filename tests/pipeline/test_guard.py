@@ -5,12 +5,14 @@ import logging
 
 import pytest
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 
 from adapted import take_values
 from guarded import RIGHT, WRONG, guarded_trainer
 from layercard.errors import EXIT_QUALITY, QualityError
 from layercard.hosts.plain import PlainHost
+from layercard.pipeline.canary_choice import choose_canary
+from layercard.pipeline.entry_choice import EntryChoice
 from layercard.quality.verdict import KEYS
 from layercard.report.files import load_report
 from trainers import AtFirstStep, Rows, equal, logs, placed, train, trained
@@ -201,6 +203,35 @@ def test_runs_that_cannot_be_tried_say_why(tmp_path):
     assert "too short to try" in _reason(guarded_trainer(tmp_path, max_steps=10), guard_budget=0.03)
     assert "guard` is off" in _reason(guarded_trainer(tmp_path), guard=False)
     assert "did not lower" in _reason(guarded_trainer(tmp_path, learning_rate=0.0))
+
+
+class Unaffordable(Trainer):
+    """All-layer LoRA does not fit: the step asks for more memory than any machine has."""
+
+    def training_step(self, model, *args, **kwargs):
+        if any("layers.0." in name and p.requires_grad for name, p in model.named_parameters()):
+            torch.empty(2**60)
+        return super().training_step(model, *args, **kwargs)
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_all_layers_that_do_not_fit_leave_quality_unknown_and_the_run_goes_on(tmp_path, measure):
+    trainer = guarded_trainer(tmp_path, kind=Unaffordable)
+    assert "ran out of memory" in _reason(trainer, measure=measure)
+    assert trainer.state.global_step == 2
+
+
+def test_sharded_runs_and_training_sets_read_once_are_not_tried(tmp_path):
+    trainer = guarded_trainer(tmp_path)
+    run = placed(trainer, RIGHT, guard=True, **LONG)
+    entries = EntryChoice(run.host.model, run.stack, run.placement, run.settings, trainer.args)
+    state = TrainerState(max_steps=400)
+    assert choose_canary(run, state, entries, prefix_cached=False)[0] is not None
+    iterator = iter(trainer.train_dataset.rows)
+    trainer.train_dataset = type("Once", (torch.utils.data.IterableDataset,), {"__iter__": lambda self: iterator})()
+    assert "only once" in choose_canary(run, state, entries, prefix_cached=False)[1]["reason"]
+    trainer.is_fsdp_enabled = True
+    assert "FSDP shards" in choose_canary(run, state, entries, prefix_cached=False)[1]["reason"]
 
 
 def test_a_second_training_and_a_resumed_one_are_not_tried_again(tmp_path):
