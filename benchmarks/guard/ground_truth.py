@@ -31,7 +31,7 @@ from runs import ALL_LAYERS, PLACEMENTS, TASKS, Lab, Recipe, heldout_losses, smo
 
 STEPS = 200
 POINTS = (2, 4, 8, 16, 32)
-ORDER = (("e2e", 2e-4), ("e2e", 1e-3), ("arc_easy", 2e-4), ("gsm8k", 2e-4), ("arc_easy", 1e-3), ("gsm8k", 1e-3))
+ORDER = (("e2e", 2e-4), ("e2e", 1e-3), ("gsm8k", 2e-4), ("arc_easy", 2e-4), ("gsm8k", 1e-3), ("arc_easy", 1e-3))
 TIERS = ((ALL_LAYERS, "last 5"), ("uniform third, upper two thirds",), ("middle 5", "upper half", "uniform third"))
 
 

@@ -138,7 +138,10 @@ def trials(runs: Runs, lab: Lab, planned: int) -> list[dict[str, Any]]:
     return rows
 
 
-SAID = ("share_kept", "interval", "steps", "examples", "seconds", "learning_rate_hint", "reaction", "reason")
+SAID = (
+    "share_kept", "interval", "share_in_trial", "interval_in_trial", "steps", "examples", "seconds",
+    "learning_rate_hint", "reaction", "reason",
+)  # fmt: skip
 
 
 def said(rows: list[dict[str, Any]]) -> dict[str, Any]:
