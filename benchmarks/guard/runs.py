@@ -89,7 +89,9 @@ class Lab:
         """Return the first `count` prompts and completions of a prepared file that fit the task's `max_tokens`."""
         path, most = self.prepared / data / file, TASKS[data].max_tokens
         found: list[dict[str, str]] = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines would end lines within texts too
+            if not line:
+                break
             row = json.loads(line)
             if len(self.tokenizer(row["prompt"] + row["completion"])["input_ids"]) < most:  # the end takes one more
                 found.append({"prompt": row["prompt"], "completion": row["completion"]})
