@@ -53,9 +53,19 @@ def test_packs_are_probed_as_documents(folder, tmp_path):
         for packed in (False, True)
     ]
     assert [run.statistics.examples for run in runs] == [12, 12]
+    _check_what_the_guard_reads(runs[1].host)
     alone, packed = (torch.tensor(run.statistics.gradient_norm) for run in runs)
     if not runs[1].statistics.notes:
         torch.testing.assert_close(packed, alone, rtol=1e-3, atol=0)
+
+
+def _check_what_the_guard_reads(host):
+    """Packs to train on, rows to judge by, and a loss of each."""
+    updates = host.update_batches(2, held_back=3)
+    assert [len(update) for update in updates] == [1, 1]
+    assert all(batch["position_ids"].eq(0).sum() > 2 for update in updates for batch, _ in update)
+    for batch in host.heldout_batches(4).batches:
+        assert bool(host.heldout_loss(host.model, batch).isfinite())
 
 
 def test_kto_reads_the_wanted_responses(folder, tmp_path):
