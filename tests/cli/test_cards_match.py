@@ -161,6 +161,14 @@ def test_plan_says_what_the_card_leads_one_to_expect(
     assert "unproven" not in words
 
 
+def test_a_plan_for_every_layer_is_a_plan(run: Any, model: Path, data: Path, library: Path, resnorm: Array) -> None:
+    put(library, own_card(resnorm, kept={"high": (0.7, 0.6), "mid": (0.5, 0.5), "low": (0.3, 0.4)}))
+    document = run("plan", model, "--dataset", data, *TARGETS, "--no-time-costs", "--json").document
+    assert document["placement"]["layers"] == list(range(LAYERS))
+    assert document["expected"]["quality"]["share_kept"] == document["expected"]["step_speedup"] == 1
+    assert document["placement"]["expected"]["outcome"] == "all_layers"
+
+
 def test_plan_without_data_says_that_cards_were_not_asked(
     run: Any, model: Path, data: Path, library: Path, resnorm: Array
 ) -> None:

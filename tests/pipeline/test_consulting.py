@@ -77,6 +77,18 @@ def test_prefer_decides_among_what_the_card_tried(
     assert place(tmp_path, prefer=prefer).layers == regimes(resnorm)[regime]
 
 
+def test_where_the_card_saw_placement_lose_every_layer_stays_adapted(
+    tmp_path: Path, library: Path, resnorm: Array, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(library, own_card(resnorm, kept={"high": (0.7, 0.6), "mid": (0.5, 0.5), "low": (0.3, 0.4)}))
+    run = place(tmp_path)
+    assert run.placement.is_all
+    assert run.placement.evidence == "measured card"
+    assert sum("lora_A" in name for name, p in run.host.model.named_parameters() if p.requires_grad) == 3 * LAYERS
+    assert "every layer, for nothing tried on the Layer Card" in " ".join(capfd.readouterr().err.split())
+    assert place(tmp_path / "fast", prefer="speed").layers == regimes(resnorm)["high"]
+
+
 def test_a_resumed_run_keeps_what_the_cards_chose(tmp_path: Path, library: Path, resnorm: Array) -> None:
     path = put(library, own_card(resnorm))
     first = place(tmp_path)

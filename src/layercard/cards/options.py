@@ -6,7 +6,9 @@ The last lines of layer-card.txt's Algorithm 1 leave two things open, which are 
   weighted by ρ. Only what every matching card tried is compared.
 - *choosing*: `quality` takes the set that kept the largest share. `balanced` takes the cheapest one (seconds of a step)
   that kept at least 95%, `speed` the cheapest that kept at least 90%; where none did, or none was timed, they take the
-  one that kept most, and say so. So quality never expects less than balanced, nor balanced less than speed.
+  one that kept most. Where that kept less than 95% (`quality`) or 90% (`balanced`), every layer is adapted: the cards
+  are evidence that placement costs more than it is worth. So quality never expects less than balanced, nor balanced less
+  than speed.
 
 A regime is a stratum of the *target's* layers by resnorm; a strategy by depth is the same layers on every card.
 """
@@ -21,8 +23,10 @@ from layercard.settings import Prefer
 
 FLOORS: dict[Prefer, float | None] = {"quality": None, "balanced": 0.95, "speed": 0.9}
 """The share of all-layer LoRA's gain that the cheapest set must have kept; None: as much as any."""
-FLOOR_TO_SAY = 0.9
-"""Below this share the reason says that all-layer LoRA did better, also where `quality` has no floor."""
+WORTH: dict[Prefer, float | None] = {"quality": 0.95, "balanced": 0.9, "speed": None}
+"""Where even the best set kept less, every layer is adapted; None: never, for speed was asked for."""
+EVERY = "all_layers"
+"""What cards call the outcome of all-layer LoRA."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,26 @@ def options(cards: Sequence[WeightedCard], strata: Mapping[str, tuple[int, ...]]
     return tuple(_option(cards, tried, *found) for found in sorted(common))
 
 
-def choose(found: Sequence[Option], prefer: Prefer) -> Option:
-    """Return the option that `prefer` asks for, among at least one."""
-    most = min(found, key=lambda o: (-o.share_kept, _seconds(o), o.name))
-    enough = [o for o in found if meets(o, prefer) and o.step_seconds_ratio is not None]
+def every_layer(cards: Sequence[WeightedCard], num_layers: int) -> Option:
+    """Return all-layer LoRA as an option: by definition it keeps all of its gain, at its own cost."""
+    gain = _mean(cards, [weighted.card.gain(EVERY) for weighted in cards]) if _one_metric(cards) else None
+    return Option(EVERY, False, tuple(range(num_layers)), 1.0, 1.0, 1.0, 1.0, gain)
+
+
+def choose(found: Sequence[Option], prefer: Prefer, every: Option | None = None) -> Option:
+    """Return the option that `prefer` asks for, among at least one; `every` where it may be all layers."""
+    most = most_kept(found)
+    worth, enough = WORTH[prefer], [o for o in found if meets(o, prefer) and o.step_seconds_ratio is not None]
+    if every is not None and worth is not None and most.share_kept < worth:
+        return every
     if prefer == "quality" or not enough:
         return most
     return min(enough, key=lambda o: (_seconds(o), -o.share_kept, o.name))
+
+
+def most_kept(found: Sequence[Option]) -> Option:
+    """Return the option that kept the largest share, the cheapest where several did."""
+    return min(found, key=lambda o: (-o.share_kept, _seconds(o), o.name))
 
 
 def meets(option: Option, prefer: Prefer) -> bool:
@@ -98,7 +115,6 @@ def _option(
 ) -> Option:
     outcomes = [outcomes[name, layers] for outcomes in tried]
     shares = [weighted.card.share_kept(name) for weighted in cards]
-    one_metric = len({weighted.card.main_metric for weighted in cards}) == 1
     return Option(
         name=name,
         by_score=outcomes[0].kind == "regime",
@@ -107,8 +123,12 @@ def _option(
         lowest_share_kept=min(share for share in shares if share is not None),
         step_seconds_ratio=_mean(cards, [o.step_seconds_ratio for o in outcomes]),
         peak_memory_ratio=_mean(cards, [o.peak_memory_ratio for o in outcomes]),
-        gain=_mean(cards, [weighted.card.gain(name) for weighted in cards]) if one_metric else None,
+        gain=_mean(cards, [weighted.card.gain(name) for weighted in cards]) if _one_metric(cards) else None,
     )
+
+
+def _one_metric(cards: Sequence[WeightedCard]) -> bool:
+    return len({weighted.card.main_metric for weighted in cards}) == 1
 
 
 def _mean(cards: Sequence[WeightedCard], values: Sequence[float | None]) -> float | None:

@@ -8,14 +8,25 @@ the used cards found is combined and chosen from in `options.py`. Nothing is tak
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from layercard.cards.card import LayerCard
 from layercard.cards.correlation import SIGNIFICANCE, Likeness, likeness
 from layercard.cards.differences import differences
-from layercard.cards.options import FLOOR_TO_SAY, FLOORS, Option, WeightedCard, choose, options
+from layercard.cards.options import (
+    EVERY,
+    FLOORS,
+    WORTH,
+    Option,
+    WeightedCard,
+    choose,
+    every_layer,
+    meets,
+    most_kept,
+    options,
+)
 from layercard.cards.query import SCORE, CardQuery, why_incomparable, why_unwelcome
 from layercard.cards.strata import REGIMES, regimes
 from layercard.settings import Prefer
@@ -91,7 +102,7 @@ class CardChoice:
     @property
     def metric(self) -> str:
         """What the shares are counted in."""
-        return " and ".join(sorted({match.card.main_metric for match in self.used}))
+        return _metrics(self.used)
 
     def expected(self) -> dict[str, Any] | None:
         """Return what is expected of the chosen option as JSON, or None where none was chosen."""
@@ -120,8 +131,10 @@ def transfer(cards: Iterable[LayerCard], query: CardQuery, rules: TransferRules)
     allowed = tuple(option for option in tried if _allowed(option, rules))
     if not allowed:
         return CardChoice(found, (), None, _why_no_option(used, tried, rules))
-    chosen = choose(allowed, rules.prefer)
-    return CardChoice(found, allowed, chosen, _why(chosen, used, query, rules))
+    every = every_layer(weighted, query.num_layers)
+    chosen = choose(allowed, rules.prefer, every if _allowed(every, rules) else None)
+    why = _why_every(most_kept(allowed), used, rules) if chosen.name == EVERY else _why(chosen, used, query, rules)
+    return CardChoice(found, allowed, chosen, why)
 
 
 def _key(card: LayerCard) -> tuple[str, str]:
@@ -173,16 +186,29 @@ def _allowed(option: Option, rules: TransferRules) -> bool:
 def _why(chosen: Option, used: list[CardMatch], query: CardQuery, rules: TransferRules) -> str:
     what = f"the regime `{chosen.name}` of these data" if chosen.by_score else f"`{chosen.name}`"
     many = f"{len(chosen.layers)} of {query.num_layers} layers"
-    cards = "; ".join(f"{match.card.key}: {match.correlation()}" for match in used)
-    metric = " and ".join(sorted({match.card.main_metric for match in used}))
-    kept = f"kept {chosen.share_kept:.0%} of all-layer LoRA's gain in {metric}"
+    kept = f"kept {chosen.share_kept:.0%} of all-layer LoRA's gain in {_metrics(used)}"
     if len(used) > 1:
         kept += f" ({chosen.lowest_share_kept:.0%} at the least)"
     seconds = "" if chosen.step_seconds_ratio is None else f" at {chosen.step_seconds_ratio:.2f} of its step time"
-    floor = FLOORS[rules.prefer] or FLOOR_TO_SAY
-    short = f"; nothing that they tried kept {floor:.0%}, all-layer LoRA did" if chosen.share_kept < floor else ""
+    floor = FLOORS[rules.prefer]
+    short = "" if meets(chosen, rules.prefer) else f"; nothing that they tried kept {floor:.0%}, all-layer LoRA did"
+    return f"{what}, {many}, which {kept}{seconds} on {_those_that_match(used)}{short}"
+
+
+def _why_every(most: Option, used: list[CardMatch], rules: TransferRules) -> str:
+    return (
+        f"every layer, for nothing tried on {_those_that_match(used)} kept {WORTH[rules.prefer]:.0%} of all-layer LoRA's "
+        f"gain in {_metrics(used)}; the most, {most.share_kept:.0%}, was kept by `{most.name}` with {len(most.layers)} layers"
+    )
+
+
+def _those_that_match(used: list[CardMatch]) -> str:
     on = "the Layer Card that matches" if len(used) == 1 else "the Layer Cards that match"
-    return f"{what}, {many}, which {kept}{seconds} on {on} ({cards}){short}"
+    return f"{on} ({'; '.join(f'{match.card.key}: {match.correlation()}' for match in used)})"
+
+
+def _metrics(used: Sequence[CardMatch]) -> str:
+    return " and ".join(sorted({match.card.main_metric for match in used}))
 
 
 def _why_none(found: tuple[CardMatch, ...]) -> str:
