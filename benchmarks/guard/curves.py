@@ -1,8 +1,9 @@
 """How well the share of gain kept after a few steps tells the one at the end of the run.
 
 A share after few steps lies far below the one at the end: the first optimizer steps move every adapted matrix equally
-far, so few layers fall behind and catch up later. What is tried here is one constant a number of steps: the odds of the
-share at the end are the odds after n steps times K(n). It is judged on data sets that it was not fitted on.
+far, so few layers fall behind and catch up later. In odds, share / (1 - share), the way to the end is one factor K for
+all placements; it falls with the distance that the optimizer has gone, steps times learning rate. `left_out` judges
+that on runs that K was not fitted on.
 """
 
 from __future__ import annotations
@@ -20,13 +21,24 @@ EDGE = 0.02
 
 @dataclass(frozen=True)
 class Pair:
-    """One placement in one run: its share after some steps and at the end, and which data set it learned."""
+    """One placement in one run: its share after some steps and at the end."""
 
     data: str
     rate: float
     placement: str
+    steps: int
     early: float
     end: float
+
+    @property
+    def run(self) -> tuple[str, float]:
+        """What placements share: the data set and the learning rate."""
+        return self.data, self.rate
+
+    @property
+    def distance(self) -> float:
+        """Steps times the learning rate."""
+        return self.steps * self.rate
 
 
 def logit(share: float) -> float:
@@ -35,22 +47,31 @@ def logit(share: float) -> float:
     return math.log(inside / (1 - inside))
 
 
-def fitted(pairs: Sequence[Pair]) -> float:
-    """Return log K: the mean gain in log odds between a share and the one at the end."""
-    return float(np.mean([logit(pair.end) - logit(pair.early) for pair in pairs]))
+def gain(pair: Pair) -> float:
+    """Return log K of one pair: the gain in log odds from its early share to the end."""
+    return logit(pair.end) - logit(pair.early)
 
 
-def at_end(share: float, log_k: float) -> float:
-    """Return the share at the end that a share after few steps predicts."""
-    return 1 / (1 + math.exp(-logit(share) - log_k))
+def fitted(pairs: Sequence[Pair]) -> dict[float, float]:
+    """Return the mean log K at each distance."""
+    distances = sorted({round(pair.distance, 9) for pair in pairs})
+    return {d: float(np.mean([gain(p) for p in pairs if round(p.distance, 9) == d])) for d in distances}
+
+
+def at_end(pair: Pair, table: Mapping[float, float]) -> float:
+    """Return the share at the end that an early share predicts; log K is interpolated in the logarithm of distance."""
+    log_k = np.interp(math.log(pair.distance), [math.log(d) for d in table], list(table.values()))
+    return 1 / (1 + math.exp(-logit(pair.early) - float(log_k)))
 
 
 def left_out(pairs: Sequence[Pair]) -> list[float]:
-    """Return each pair's predicted share at the end, fitted on the other data sets alone (on all, where it is the only one)."""
+    """Return each pair's predicted share at the end, K fitted on the other runs alone; raise `ValueError` if there are none."""
     predicted = []
     for pair in pairs:
-        others = [other for other in pairs if other.data != pair.data] or list(pairs)
-        predicted.append(at_end(pair.early, fitted(others)))
+        others = [other for other in pairs if other.run != pair.run]
+        if not others:
+            raise ValueError(f"There are no runs beside that of {pair.run} to fit on.")
+        predicted.append(at_end(pair, fitted(others)))
     return predicted
 
 

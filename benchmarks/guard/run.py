@@ -29,7 +29,7 @@ from layercard.quality.share import share_kept
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from common import RESULTS, arguments, report
-from curves import Pair, fitted, left_out, logit, spearman, warnings
+from curves import Pair, fitted, gain, left_out, spearman, warnings
 from runs import ALL_LAYERS, PLACEMENTS, Lab, Recipe, smoke, smollm2, trainer
 
 BUDGET = 0.03
@@ -82,32 +82,48 @@ def shares(arms: dict[str, dict[str, Any]], placement: str) -> dict[int, Any]:
     return {int(step): share_kept(full["0"], full[step], placed[step]) for step in placed}
 
 
-def calibration(runs: Runs) -> list[dict[str, Any]]:
-    """Return, for each number of early steps, how well the share then tells the share at the end."""
-    pairs: dict[int, list[Pair]] = {}
+def early_pairs(runs: Runs) -> list[Pair]:
+    """Return every placement's share after each step that was looked at, beside the one at the end."""
+    pairs = []
     for (data, rate), arms in runs.items():
         for name in arms.keys() - {ALL_LAYERS}:
             found = shares(arms, name)
-            end = max(found)
-            for step, share in found.items():
-                if step != end and share.value is not None:
-                    pairs.setdefault(step, []).append(Pair(data, rate, name, share.value, found[end].value))
-    return [{"steps": step, **judged(of)} for step, of in sorted(pairs.items())]
+            end = found.pop(max(found))
+            pairs += [Pair(data, rate, name, n, s.value, end.value) for n, s in found.items() if s.value is not None]
+    return sorted(pairs, key=lambda pair: (pair.steps, pair.run, pair.placement))
 
 
-def judged(pairs: list[Pair]) -> dict[str, Any]:
-    """Return how shares, as they are and with odds times K, compare with the end; K comes from the other data sets."""
-    ends, raw, predicted = [p.end for p in pairs], [p.early for p in pairs], left_out(pairs)
-    gains = [logit(p.end) - logit(p.early) for p in pairs]
+def calibration(runs: Runs) -> dict[str, Any]:
+    """Return how well early shares tell the end, as they are and with odds times K, K fitted on the other runs."""
+    pairs = early_pairs(runs)
+    predicted = left_out(pairs)
+    rows = [
+        {"data": p.data, "rate": p.rate, "placement": p.placement, "steps": p.steps}
+        | {"share": round(p.early, 3), "predicted": round(q, 3), "end": round(p.end, 3), "log K": round(gain(p), 2)}
+        for p, q in zip(pairs, predicted, strict=True)
+    ]
+    by_steps = {n: [i for i, p in enumerate(pairs) if p.steps == n] for n in sorted({p.steps for p in pairs})}
+    return {
+        "log K by steps times rate": {f"{d:g}": round(k, 2) for d, k in fitted(pairs).items()},
+        "by steps": {
+            str(n): {
+                "as it is": judged([pairs[i].early for i in at], [pairs[i] for i in at]),
+                "predicted from other runs": judged([predicted[i] for i in at], [pairs[i] for i in at]),
+            }
+            for n, at in by_steps.items()
+        },
+        "rows": rows,
+    }
+
+
+def judged(values: list[float], pairs: list[Pair]) -> dict[str, Any]:
+    """Return how well shares tell the ends, in value, rank and warnings."""
+    ends = [pair.end for pair in pairs]
     return {
         "placements": len(pairs),
-        "log K": round(fitted(pairs), 2),
-        "its deviation": round(statistics.pstdev(gains), 2),
-        "rank correlation": spearman(raw, ends),
-        "error of the raw share": _rms(raw, ends),
-        "error of the predicted share": _rms(predicted, ends),
-        "warnings, raw": {str(t): dict(warnings(raw, pairs, t)) for t in THRESHOLDS},
-        "warnings, predicted": {str(t): dict(warnings(predicted, pairs, t)) for t in THRESHOLDS},
+        "error": _rms(values, ends),
+        "rank correlation": spearman(values, ends),
+        "warnings": {str(t): dict(warnings(values, pairs, t)) for t in THRESHOLDS},
     }
 
 
@@ -147,16 +163,11 @@ SAID = (
 def said(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return how often the guard's own number warned rightly, wrongly, not at all, at each threshold."""
     known = [row for row in rows if row["said"]["share_kept"] is not None]
-    pairs = [Pair(r["data"], r["rate"], r["placement"], r["said"]["share_kept"], r["end"][0]) for r in known]
-    values = [pair.early for pair in pairs]
-    ends = [pair.end for pair in pairs]
-    return {
-        "placements": len(rows),
-        "without a number": len(rows) - len(known),
-        "rank correlation": spearman(values, ends),
-        "error": _rms(values, ends),
-        "warnings": {str(t): dict(warnings(values, pairs, t)) for t in THRESHOLDS},
-    }
+    pairs = [
+        Pair(r["data"], r["rate"], r["placement"], r["said"]["steps"], r["said"]["share_kept"], r["end"][0])
+        for r in known
+    ]
+    return {"without a number": len(rows) - len(known), **judged([pair.early for pair in pairs], pairs)}
 
 
 def cost(lab: Lab, *, planned: int, clocked: int) -> dict[str, Any]:
