@@ -81,8 +81,9 @@ format: install
 types: install
 	$(BIN)/mypy
 
-bench: install
-	for script in benchmarks/*/run.py; do $(BIN)/python $$script --quick || exit 1; done
+bench: install $(AXOLOTL_STAMP)
+	for script in $(filter-out benchmarks/axolotl/%,$(wildcard benchmarks/*/run.py)); do $(BIN)/python $$script --quick || exit 1; done
+	.venv-axolotl/bin/python benchmarks/axolotl/run.py --quick
 
 clean:
 	rm -rf $(VENV) .venv-axolotl .venv-axolotl-next .pytest_cache .mypy_cache .ruff_cache

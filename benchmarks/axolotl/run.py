@@ -18,10 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-for name in ("AXOLOTL_DO_NOT_TRACK", "HF_HUB_OFFLINE"):
-    os.environ.setdefault(name, "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import torch
 import yaml
 from transformers import TrainerCallback
@@ -112,6 +108,7 @@ def build(path: Path) -> Any:
 
 
 def main() -> None:
+    os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"
     args = arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(args.threads)
     hidden, width, steps, warm_up = (96, 64, 6, 1) if args.quick else (768, 128, 22, 2)
