@@ -45,6 +45,7 @@ test: export TOKENIZERS_PARALLELISM = false
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+axolotl axolotl-next: export OMP_NUM_THREADS = 1
 axolotl: $(AXOLOTL_STAMP)
 	cd $(AXOLOTL_PACKAGE) && $(CURDIR)/.venv-axolotl/bin/python -m pytest
 
