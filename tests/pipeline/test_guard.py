@@ -42,7 +42,7 @@ def test_a_wrong_placement_is_warned_of_and_trains(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="layercard"):
         train(trainer)
     assert run.report.quality["share_in_trial"] == pytest.approx(0.0, abs=1e-3)
-    assert run.report.quality["share_kept"] < 0.5
+    assert run.report.quality["share_kept"] < 0.1
     assert run.report.quality["reaction"] == "warned"
     assert "layers 0–1 of 0–3 promised to keep" in caplog.text
     assert trainer.state.global_step == 2

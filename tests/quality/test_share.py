@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercard.quality.calibration import LOG_FACTORS, STEPS, at_end, log_factor
+from layercard.quality.calibration import LOG_FACTORS, REFERENCE_RATE, STEPS, at_end, is_adam_like, log_factor
 from layercard.quality.share import mean_finite, share_kept
 
 BEFORE, ALL, PLACED = [3.0, 4.0, 5.0, 4.0] * 4, [2.0, 2.5, 3.0, 2.5] * 4, [2.5, 3.0, 4.0, 3.5] * 4
@@ -92,17 +93,47 @@ def test_it_draws_nothing_from_the_global_random_state():
     assert (np.random.get_state()[1] == state).all()
 
 
-@given(st.floats(-1, 2), st.floats(-1, 2), st.integers(1, 500))
-def test_the_share_at_the_end_keeps_the_order_and_stays_within_none_and_all(one, other, updates):
-    first, second = at_end(one, updates), at_end(other, updates)
+rates = st.one_of(st.none(), st.floats(1e-7, 1e-1))
+
+
+@given(st.floats(-1, 2), st.floats(-1, 2), st.integers(1, 500), rates)
+def test_the_share_at_the_end_keeps_the_order_and_stays_within_none_and_all(one, other, updates, rate):
+    first, second = at_end(one, updates, rate), at_end(other, updates, rate)
     assert 0 < first < 1
     assert first <= second if one <= other else second <= first
     assert first >= min(one, 0.98) - 1e-9
 
 
-def test_odds_are_multiplied_by_the_factor_of_that_many_steps():
+def test_odds_are_multiplied_by_the_factor_of_that_distance():
     for steps, factor in zip(STEPS, LOG_FACTORS, strict=True):
-        share = at_end(0.5, steps)
+        share = at_end(0.5, steps, REFERENCE_RATE)
         assert math.log(share / (1 - share)) == pytest.approx(factor)
-    between = [log_factor(n) for n in range(1, 100)]
+    between = [log_factor(n, REFERENCE_RATE) for n in range(1, 300)]
     assert between == sorted(between, reverse=True)
+
+
+def test_steps_count_by_their_learning_rate():
+    assert log_factor(4, 5 * REFERENCE_RATE) == pytest.approx(log_factor(20, REFERENCE_RATE))
+    assert log_factor(1, 1e-9) == LOG_FACTORS[0]
+
+
+def test_an_optimizer_that_is_not_adam_like_gets_the_smallest_factor():
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    assert is_adam_like(torch.optim.AdamW(parameters))
+    assert not is_adam_like(torch.optim.SGD(parameters, lr=0.1))
+    assert log_factor(4, None) == LOG_FACTORS[-1]
+
+
+@pytest.mark.parametrize(
+    ("in_trial", "updates", "rate", "at_the_end"),
+    [
+        (0.125, 5, 2e-4, 0.69),
+        (0.385, 4, 2e-4, 0.94),
+        (0.41, 4, 1e-3, 0.75),
+        (0.52, 8, 1e-3, 0.75),
+        (0.60, 16, 2e-4, 0.86),
+    ],
+)
+def test_measured_runs_are_predicted(in_trial, updates, rate, at_the_end):
+    """SmolLM2-135M on E2E: placements of a third, the last and the middle five of 30 layers (benchmarks/guard)."""
+    assert at_end(in_trial, updates, rate) == pytest.approx(at_the_end, abs=0.05)

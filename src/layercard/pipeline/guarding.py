@@ -23,6 +23,7 @@ from layercard.pipeline.ranks import gathered
 from layercard.pipeline.variants import BASELINE, PLACED
 from layercard.probing.as_found import noiseless
 from layercard.quality.arm import Arm, Trial, advance
+from layercard.quality.calibration import is_adam_like
 from layercard.quality.verdict import ALL_LAYERS, BEFORE, PLACED_2X, SECOND_RATE, Verdict
 from layercard.quality.verdict import PLACED as PLACED_ARM
 from layercard.random_state import seed_all
@@ -74,7 +75,8 @@ class Canary:
             self._train(all_layers, placed)
         self.seconds += time.perf_counter() - began
         rate = float(self._host.trainer.args.learning_rate)
-        return Verdict(dict(self._losses), self.plan.updates, self._heldout.source, rate)
+        adam_like = is_adam_like(self._arms[PLACED].optimizer)
+        return Verdict(dict(self._losses), self.plan.updates, self._heldout.source, rate, adam_like)
 
     def forget_placed(self) -> None:
         """Drop what was found of the placed layers, to try others, at the run's own learning rate alone."""

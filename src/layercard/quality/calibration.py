@@ -2,34 +2,50 @@
 
 The first steps of an Adam-like optimizer move every adapted matrix about equally far, so early on a placement keeps
 little more than its share of the layers, however well it ends. In odds, share / (1 - share), the way from a trial to
-the end is one factor for all placements of a run: `at_end` multiplies by it. The factor falls with the number of steps
-of the trial; the constants below are fitted by benchmarks/guard, on 200-step runs of a model of 135 million parameters,
-with the trial at the peak learning rate. Elsewhere they are an extrapolation.
+the end is one factor for all placements of a run; `at_end` multiplies by it. The factor falls with how far the trial
+went, its steps times their learning rate.
+
+The constants are fitted by benchmarks/guard: 200-step runs of a model of 135 million parameters with AdamW at two
+learning rates, adapters of rank 16 scaled by 2, three examples a step, the trial at the peak learning rate. Elsewhere they
+are an extrapolation. For optimizers that are not Adam-like a learning rate says nothing of how far a step goes; there the
+smallest factor is taken, which warns too often rather than too seldom.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 
-STEPS = (2, 4, 8, 16, 32, 64)
-LOG_FACTORS = (3.06, 2.98, 2.50, 1.46, 1.04, 0.49)
-"""Natural logarithms of the factor after so many optimizer steps; between them interpolated in the logarithm of steps."""
+REFERENCE_RATE = 2e-4
+STEPS = (2, 4, 8, 16, 32, 64, 160)
+"""Optimizer steps at the reference learning rate."""
+LOG_FACTORS = (3.0, 2.9, 2.5, 1.55, 1.08, 0.55, 0.33)
+"""Natural logarithm of the factor after each; between them interpolated in the logarithm of steps."""
 SMALLEST, LARGEST = 0.02, 0.98
 """A share in the trial is taken for one within these, since odds of noise about 0 or 1 mean nothing."""
 
 
-def at_end(share: float, updates: int) -> float:
-    """Return the share of the gain to expect at the end where `share` was kept after `updates` optimizer steps."""
+def at_end(share: float, updates: int, learning_rate: float | None) -> float:
+    """Return the share of the gain to expect at the end where `share` was kept after `updates` optimizer steps.
+
+    `learning_rate` is that of the trial, None for an optimizer that is not Adam-like.
+    """
     within = min(LARGEST, max(SMALLEST, share))
-    odds = within / (1 - within) * math.exp(log_factor(updates))
+    odds = within / (1 - within) * math.exp(log_factor(updates, learning_rate))
     return odds / (1 + odds)
 
 
-def log_factor(updates: int) -> float:
-    """Return the logarithm of the factor between odds, that of the nearest known number of steps beyond the ends."""
-    at = min(max(updates, STEPS[0]), STEPS[-1])
-    high = next(i for i, steps in enumerate(STEPS) if steps >= at)
-    if STEPS[high] == at:
-        return LOG_FACTORS[high]
+def log_factor(updates: int, learning_rate: float | None) -> float:
+    """Return the logarithm of the factor between odds; beyond the known distances that of the nearest."""
+    far = math.inf if learning_rate is None else updates * learning_rate / REFERENCE_RATE
+    at = min(max(far, STEPS[0]), STEPS[-1])
+    high = bisect_left(STEPS, at)
+    if high == 0:
+        return LOG_FACTORS[0]
     share = math.log(at / STEPS[high - 1]) / math.log(STEPS[high] / STEPS[high - 1])
     return LOG_FACTORS[high - 1] + share * (LOG_FACTORS[high] - LOG_FACTORS[high - 1])
+
+
+def is_adam_like(optimizer: object) -> bool:
+    """Whether an optimizer, by the name of its class, takes steps as long as its learning rate in every entry."""
+    return "adam" in type(optimizer).__name__.lower()

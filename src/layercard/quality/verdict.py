@@ -53,6 +53,8 @@ class Verdict:
     updates: int
     source: str
     learning_rate: float
+    adam_like: bool = True
+    """Whether the optimizer is; the calibration knows no others."""
 
     @property
     def in_trial(self) -> Share:
@@ -65,7 +67,8 @@ class Verdict:
         found = self.in_trial
         if found.value is None or found.low is None or found.high is None:
             return found
-        value, low, high = (at_end(each, self.updates) for each in (found.value, found.low, found.high))
+        rate = self.learning_rate if self.adam_like else None
+        value, low, high = (at_end(each, self.updates, rate) for each in (found.value, found.low, found.high))
         return replace(found, value=value, low=low, high=high)
 
     @property
@@ -124,5 +127,5 @@ def meaning(updates: int, planned: int) -> str:
     return (
         "The share of all-layer LoRA's reduction of the held-out loss that the placed layers are expected to have reached "
         f"at the end of the run's {planned} steps: predicted from a trial of {updates} at the peak learning rate, "
-        "calibrated on 200-step runs of a 135M model."
+        "calibrated on 200-step AdamW runs of a 135M model."
     )
