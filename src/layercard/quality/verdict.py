@@ -6,7 +6,7 @@ The keys are always the same; what is not known is null, and `reason` says why.
                           `unknown` where none ran or there was no gain to compare with
     share_kept            share of all-layer LoRA's reduction of the held-out loss that the placed layers are expected to
                           have kept at the end of the run: `share_in_trial`, calibrated for its few steps
-    interval              of it: that of `share_in_trial`, mapped in the same way
+    interval              of it: that of `share_in_trial`, calibrated and widened by how far calibrations differ
     share_in_trial        the share measured after `steps`
     interval_in_trial     of it, over resamples of the held-out examples, with about 95% coverage
     threshold             of `share_kept`, under which `on_quality_loss` acts
@@ -32,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from layercard.quality.calibration import at_end
+from layercard.quality.calibration import at_end, interval_at_end
 from layercard.quality.share import Share, mean_finite, share_kept
 
 BEFORE, ALL_LAYERS, PLACED, PLACED_2X = "before", "all_layers", "placed", "placed_2x"
@@ -68,7 +68,8 @@ class Verdict:
         if found.value is None or found.low is None or found.high is None:
             return found
         rate = self.learning_rate if self.adam_like else None
-        value, low, high = (at_end(each, self.updates, rate) for each in (found.value, found.low, found.high))
+        value = at_end(found.value, self.updates, rate)
+        low, high = interval_at_end(found.low, found.high, self.updates, rate)
         return replace(found, value=value, low=low, high=high)
 
     @property
