@@ -119,7 +119,7 @@ def _two_ranks(
     (tmp_path / "on_cpu.py").write_text(ON_CPU)
     path = write(sft(folder, plugins=["on_cpu.OnCpu", PLUGIN], lora_layers=lora_layers), tmp_path / "out")
     return command(
-        "torchrun", "--nproc_per_node", "2", "--master_port", "0", "-m", "axolotl.cli.train", path,
+        "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "axolotl.cli.train", path,
         PYTHONPATH=str(tmp_path), ACCELERATE_USE_CPU="true", **environment,
     )  # fmt: skip
 

@@ -43,14 +43,17 @@ class ConfigHost(PlainHost):
 
     def __init__(self, cfg: Any, model: nn.Module, data: Any) -> None:
         self.name = "axolotl"
-        self._collate = compat.padding_collator(compat.load_tokenizer(cfg))
+        tokenizer = compat.load_tokenizer(cfg)
+        self._collate = compat.padding_collator(tokenizer)
         self._precision = torch.bfloat16 if cfg.bf16 else torch.float16 if cfg.fp16 else None
         self.trainer = SimpleNamespace(
             model=model,
             train_dataset=data,
+            processing_class=tokenizer,
             args=SimpleNamespace(
                 device=next(model.parameters()).device,
                 gradient_checkpointing=bool(cfg.gradient_checkpointing),
+                max_length=cfg.sequence_len,
                 output_dir=cfg.output_dir,
                 per_device_train_batch_size=cfg.micro_batch_size,
                 resume_from_checkpoint=compat.checkpoint_to_resume(cfg),
