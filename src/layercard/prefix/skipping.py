@@ -91,7 +91,8 @@ class PrefixSwitch:
     def _forward_or_pass(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             if self._given is not None:
-                return self._as_returned(index, hidden_of(args, kwargs))
+                last = index == self._entry - 1  # from here, too: the entry's hooks may run inside its checkpoint
+                return self._as_returned(index, self._given if last else hidden_of(args, kwargs))
             output = forward(*args, **kwargs)
             self._note_output(index, output)
             return output
