@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from layercard.cards.schema import problems
 from layercard.cli.main import main
 from layercard.study.build import StudyModel, build_card
 from layercard.study.settings import StudyData
-from studies import BRIEF, question_data
+from studies import BRIEF, label_data, question_data
 from tiny import tiny_model, tiny_tokenizer
 
 SHORT = [
@@ -142,3 +143,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 def test_a_file_has_no_splits_to_hold_out(model: Path, data: StudyData, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["cards", "build", str(model), "--dataset", data.train]) == 2
     assert "`--heldout`" in capfd.readouterr().err
+
+
+def test_a_classifiers_layers_are_judged_against_its_head_alone(tmp_path: Path) -> None:
+    from layercard.cards.fingerprint import model_fingerprint
+
+    base, tokenizer = tiny_model("bert", num_layers=3), tiny_tokenizer()
+    study = StudyModel(base, tokenizer, "classification", model_fingerprint(base, model_id="tiny"))
+    settings = replace(BRIEF, seeds=(0, 1), probe_seeds=2, scores=("resnorm",))
+    document = build_card(study, label_data(tmp_path), settings, work=tmp_path / "parts")
+    assert problems(document) == []
+    untuned = next(outcome for outcome in document["outcomes"] if outcome["name"] == "untuned")
+    assert "head trained" in untuned["strategy"]
+    assert len(untuned["metrics"]["accuracy"]["seeds"]) == 2

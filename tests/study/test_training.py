@@ -83,3 +83,19 @@ def test_costs_are_relative_to_all_layers_and_fewer_layers_hold_less(tmp_path: P
     assert costs["arms"]["all_layers"]["peak_memory_ratio"] == 1.0
     assert costs["arms"]["last"]["peak_memory_ratio"] < 1.0
     assert "approximation" in costs["memory_method"]
+
+
+def test_without_layers_a_classifier_trains_its_head_alone(tmp_path: Path) -> None:
+    subject_ = subject(tmp_path, family="bert")
+    found = train_arm(subject_, (), 0)
+    assert found["trainable_parameters"] == sum(p.numel() for p in subject_.base.classifier.parameters())
+    head = subject_.base  # the head alone by hand, on a copy of the same start
+    names = {name for name, _ in head.named_parameters() if name.startswith("classifier")}
+    for name, parameter in head.named_parameters():
+        parameter.requires_grad_(name in names)
+    rows = training_rows(subject_.data, subject_.tokenizer, "classification", BRIEF, 0)
+    trainer = make_trainer(head, rows, subject_.tokenizer, BRIEF, 0, tmp_path / "out")
+    set_seed(0)
+    trainer.train()
+    by_hand = evaluate(head, subject_.heldout, subject_.tokenizer, "classification", batch_size=2)
+    assert by_hand["heldout_loss"] == pytest.approx(found["metrics"]["heldout_loss"], rel=1e-3)

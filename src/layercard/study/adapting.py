@@ -130,6 +130,13 @@ def narrowed(model: PeftModel, stack: LayerStack, layers: Sequence[int]) -> Iter
         narrowing.undo()
 
 
+def freeze_adapters(model: PeftModel) -> None:
+    """Train no adapter, and leave what else trains; fresh adapters add nothing to what the model computes."""
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.requires_grad_(False)
+
+
 def refuse_without_adapters(task: Task) -> None:
     """Raise `ModelError` for models that a study cannot train."""
     if _TASKS[task] is None:

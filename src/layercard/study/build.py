@@ -1,7 +1,8 @@
 """`build_card`: Stage I of layer-card.txt's Algorithm 1, from a model and data to a Layer Card's document.
 
 The parts, each kept as soon as it is finished (`store.py`): the main probe with every score; probes with other seeds and
-adapter ranks; the untuned model; the cost of every set of layers; and a training of every set from every seed.
+adapter ranks; the model without adapted layers; the cost of every set of layers; and a training of every set from every
+seed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from layercard import __version__, plugins
 from layercard.data import Task
 from layercard.study.adapting import refuse_without_adapters
-from layercard.study.arms import Arm, make_arms
+from layercard.study.arms import UNTUNED, Arm, make_arms
 from layercard.study.cost import clock_name, measure_costs
 from layercard.study.document import Findings, card_document
 from layercard.study.examples import content_digest, heldout_examples
@@ -112,10 +113,12 @@ class _Study:
         by_seed = [self._probe(seed, settings.rank, (SCORE,)) for seed in others]
         by_rank = [self._probe(first, rank, (SCORE,)) for rank in settings.probe_ranks if rank != settings.rank]
         runs = [(arm.name, self._training(arm, seed)) for seed in settings.seeds for arm in arms]
-        parts = [*by_seed, *by_rank, self._untuned(), self._cost(arms), *(part for _, part in runs)]
+        before = self._untuned()
+        parts = [*by_seed, *by_rank, *before, self._cost(arms), *(part for _, part in runs)]
         results = list(pace.through(self._store, parts))
-        probes, rest = results[: len(others)], results[len(others) :]
-        ranks, (untuned, costs, *trained) = rest[: len(by_rank)], rest[len(by_rank) :]
+        probes, results = results[: len(others)], results[len(others) :]
+        ranks, results = results[: len(by_rank)], results[len(by_rank) :]
+        untuned, (costs, *trained) = results[: len(before)], results[len(before) :]
         reached: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
         for (name, _), result in zip(runs, trained, strict=True):
             reached[name].append(result)
@@ -134,13 +137,18 @@ class _Study:
         own = self._values(PROBING) | {"seed": seed, "rank": rank, "scores": list(scores)}
         return Part(f"probe-seed{seed}-rank{rank}", "probe", own, make)
 
-    def _untuned(self) -> Part:
-        return Part(
-            "untuned",
-            "evaluation",
-            self._values(JUDGING),
-            lambda: {"metrics": judge(self._subject.base, self._subject)},
-        )
+    def _untuned(self) -> list[Part]:
+        """What layers are judged against: a language model as it is; a classifier whose new head alone is trained.
+
+        A head learns how often each label comes and more; what it gains without any layer is no layer's merit.
+        """
+        if self._subject.task == "classification":
+            return [self._training(Arm(UNTUNED, "reference", ()), seed) for seed in self._settings.seeds]
+
+        def make() -> dict[str, Any]:
+            return {"metrics": judge(self._subject.base, self._subject)}
+
+        return [Part(UNTUNED, "evaluation", self._values(JUDGING), make)]
 
     def _cost(self, arms: Sequence[Arm]) -> Part:
         own = self._values((*TRAINING, "cost_rounds")) | {"arms": [[arm.name, list(arm.layers)] for arm in arms]}

@@ -21,6 +21,7 @@ MAIN_METRIC = "heldout_loss"
 DIRECTIONS = {MAIN_METRIC: "lower", "accuracy": "higher", **TEXT_DIRECTIONS}
 SHARED_BY_COSTS = ("pairs", "interval_coverage")
 """What is the same of every set of layers: how often it was timed, and how surely the intervals hold the ratios."""
+HEAD_ALONE = "no layer adapted; the classifier's head trained under the same budget"
 SCHEDULE = "AdamW, linear warm-up over a tenth of the steps, then linear to 0"
 
 
@@ -32,12 +33,18 @@ class Findings:
     probes: Sequence[dict[str, Any]]
     """By seed; the first, of every score, is the card's."""
     by_rank: Sequence[dict[str, Any]]
-    untuned: dict[str, Any]
+    untuned: Sequence[dict[str, Any]]
+    """Without adapted layers: of a language model once, of a classifier with its head trained from every seed."""
     costs: Mapping[str, Any]
     runs: Mapping[str, Sequence[dict[str, Any]]]
     """Of every arm by name, in the seeds' order."""
     digests: tuple[str | None, str | None]
     heldout: int
+
+    @property
+    def head_trained(self) -> bool:
+        """Whether what layers are judged against was trained, and so depends on the seed."""
+        return "train_loss" in self.untuned[0]
 
 
 def card_document(
@@ -115,13 +122,13 @@ def _layers(probed: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _outcomes(found: Findings) -> list[dict[str, Any]]:
-    before = found.untuned["metrics"]
-    untuned = {
+    untuned: dict[str, Any] = {
         "name": UNTUNED,
         "kind": "reference",
+        "strategy": HEAD_ALONE if found.head_trained else None,
         "count": 0,
         "layers": [],
-        "metrics": {name: {"value": value, "direction": DIRECTIONS[name]} for name, value in before.items()},
+        "metrics": _metrics(found.untuned, seeded=found.head_trained),
         "cost": None,
         "gain": None,
     }
@@ -132,9 +139,7 @@ def _outcome(arm: Arm, found: Findings) -> dict[str, Any]:
     layers = list(arm.layers)
     raw = importance(found.probes[0])[layers]
     energy = _pooled_energy(found.probes[0], layers)
-    metrics = {
-        name: _metric(name, [run["metrics"][name] for run in found.runs[arm.name]]) for name in found.untuned["metrics"]
-    }
+    metrics, before = _metrics(found.runs[arm.name]), _metrics(found.untuned)
     return {
         "name": arm.name,
         "kind": arm.kind,
@@ -147,21 +152,24 @@ def _outcome(arm: Arm, found: Findings) -> dict[str, Any]:
         "cost": {n: v for n, v in found.costs["arms"][arm.name].items() if n not in SHARED_BY_COSTS},
         "gain": {
             "metric": MAIN_METRIC,
-            "value": found.untuned["metrics"][MAIN_METRIC] - metrics[MAIN_METRIC]["value"],
+            "value": before[MAIN_METRIC]["value"] - metrics[MAIN_METRIC]["value"],
             "direction": "higher",
         },
         "trainable_parameters": found.runs[arm.name][0]["trainable_parameters"],
     }
 
 
-def _metric(name: str, values: Sequence[float]) -> dict[str, Any]:
+def _metrics(runs: Sequence[dict[str, Any]], *, seeded: bool = True) -> dict[str, Any]:
+    """Every metric's mean over runs; where they come from seeds, with each one's value and how far these lie apart."""
+    return {name: _metric(name, [run["metrics"][name] for run in runs], seeded) for name in runs[0]["metrics"]}
+
+
+def _metric(name: str, values: Sequence[float], seeded: bool) -> dict[str, Any]:
+    held: dict[str, Any] = {"value": statistics.fmean(values), "direction": DIRECTIONS[name]}
+    if not seeded:
+        return held
     spread = max(values) - min(values) if len(values) > 1 else None
-    return {
-        "value": statistics.fmean(values),
-        "direction": DIRECTIONS[name],
-        "seeds": list(values),
-        "spread": spread,
-    }
+    return held | {"seeds": list(values), "spread": spread}
 
 
 def _pooled_energy(probed: dict[str, Any], layers: Sequence[int]) -> dict[str, float] | None:
@@ -173,7 +181,12 @@ def _pooled_energy(probed: dict[str, Any], layers: Sequence[int]) -> dict[str, f
 
 
 def _reproduction(found: Findings, settings: StudySettings, date: str) -> dict[str, Any] | None:
-    before = found.untuned["metrics"][MAIN_METRIC]
-    gains = {name: [before - run["metrics"][MAIN_METRIC] for run in runs] for name, runs in found.runs.items()}
+    before = [run["metrics"][MAIN_METRIC] for run in found.untuned] * (
+        len(settings.seeds) if len(found.untuned) == 1 else 1
+    )
+    gains = {
+        name: [base - run["metrics"][MAIN_METRIC] for base, run in zip(before, runs, strict=True)]
+        for name, runs in found.runs.items()
+    }
     rankings = {p["seed"]: importance(p) for p in found.probes if p["seed"] in settings.seeds}
     return reproduction(rankings, gains, ALL_LAYERS, date)

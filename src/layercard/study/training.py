@@ -16,7 +16,7 @@ from transformers import set_seed
 from layercard.cost.untouched import trainable_parameters
 from layercard.data import Task
 from layercard.random_state import random_state
-from layercard.study.adapting import Entered, adapted, make_trainer, narrowed
+from layercard.study.adapting import Entered, adapted, freeze_adapters, make_trainer, narrowed
 from layercard.study.evaluation import evaluate
 from layercard.study.examples import HeldOut, training_rows
 from layercard.study.generation import answers, text_metrics
@@ -44,7 +44,8 @@ class Subject:
 def train_arm(subject: Subject, layers: Sequence[int], seed: int) -> dict[str, Any]:
     """Return what training `layers` from `seed` reached: `metrics`, `train_loss`, `seconds`, `tokens` …
 
-    Runs of one seed share initial values, examples and their order, so they differ by the layers alone.
+    Runs of one seed share initial values, examples and their order, so they differ by the layers alone. With no layers
+    only what is trained beside adapters is: a classifier's head.
     """
     settings, task = subject.settings, subject.task
     rows = training_rows(subject.data, subject.tokenizer, task, settings, seed)
@@ -52,9 +53,13 @@ def train_arm(subject: Subject, layers: Sequence[int], seed: int) -> dict[str, A
         undo.enter_context(random_state(seed))
         folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="layercard-study-"))
         model, stack = adapted(subject.base, task, settings, seed, subject.manager)
-        undo.enter_context(narrowed(model, stack, layers))
+        if layers:
+            undo.enter_context(narrowed(model, stack, layers))
+        else:
+            freeze_adapters(model)
         trainer = make_trainer(model, rows, subject.tokenizer, settings, seed, Path(folder))
-        trainer.add_callback(Entered(model, stack, layers))
+        if layers:
+            trainer.add_callback(Entered(model, stack, layers))
         set_seed(seed)
         began = time.perf_counter()
         loss = trainer.train().training_loss
