@@ -48,7 +48,8 @@ def sft(folder: Path, **changes: Any) -> dict[str, Any]:
         "lr_scheduler": "constant",
         "bf16": False,
         "attn_implementation": "sdpa",
-        "dataset_num_proc": 1,
+        # 0 is this process alone, which Axolotl's packing does not take; 1 starts another, which imports everything again.
+        "dataset_num_proc": 1 if changes.get("sample_packing") else 0,
         "dataloader_pin_memory": False,
         "logging_steps": 1,
         "save_strategy": "no",
