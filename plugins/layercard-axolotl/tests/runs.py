@@ -65,7 +65,10 @@ def dpo(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def kto(folder: Path, **changes: Any) -> dict[str, Any]:
     data = {"path": str(folder / "kto.jsonl"), "ds_type": "json", "split": "train", "type": "chatml.intel"}
-    return sft(folder, **({"rl": "kto", "datasets": [data], "chat_template": "chatml"} | changes))
+    return sft(
+        folder,
+        **({"rl": "kto", "datasets": [data], "chat_template": "chatml", "remove_unused_columns": False} | changes),
+    )
 
 
 def _instructions(folder: Path) -> dict[str, Any]:
