@@ -39,7 +39,12 @@ def problems(document: Any) -> list[str]:
             f"`schema_version` is {version}, and this layercard reads up to {SCHEMA_VERSION}; install a later layercard"
         ]
     found = [*_not_finite(document), *_against_schema(document)]
-    return found or list(consistency.problems(document))
+    return [_one_line(problem) for problem in found or consistency.problems(document)]
+
+
+def _one_line(problem: str) -> str:
+    """Show what cannot be printed, such as a line break in a field's name, as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in problem)
 
 
 def check_card(document: Any, source: str) -> LayerCard:
