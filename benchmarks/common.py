@@ -23,7 +23,17 @@ import transformers as hf
 from layercard.cost.timing import Timings, Variant, alternate
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("layercard", "torch", "transformers", "peft", "trl", "axolotl", "accelerate", "bitsandbytes", "aletheia-lora")
+PACKAGES = (
+    "layercard",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "axolotl",
+    "accelerate",
+    "bitsandbytes",
+    "aletheia-lora",
+)
 LLAMA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

@@ -155,7 +155,8 @@ def slug(text: str) -> str:
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     metrics = {
-        name: Metric(name, m["value"], m["direction"], tuple(m.get("seeds") or ())) for name, m in row["metrics"].items()
+        name: Metric(name, m["value"], m["direction"], tuple(m.get("seeds") or ()))
+        for name, m in row["metrics"].items()
     }
     layers, bounds, cost = row.get("layers"), row.get("resnorm_range"), row.get("cost") or {}
     return Outcome(
