@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,8 +51,11 @@ class Matches:
         """Print it for people."""
         for note in self.answer.consultation.shelf.notes:
             output.say(note)
-        if self.choice.matches:
-            output.console.print(_matches_table(self.choice.matches))
+        measured = [match for match in self.choice.matches if match.card.is_measured]
+        if measured:
+            output.console.print(_matches_table(measured))
+        if published := len(self.choice.matches) - len(measured):
+            output.say(f"Published cards ({published}) hold no ranks of layers to compare, so they cannot match.")
         for match in self.choice.used:
             if match.differences:
                 output.say(f"{match.card.key} was measured otherwise: {', '.join(match.differences)}.")
@@ -80,8 +84,8 @@ def _row(option: Option) -> dict[str, Any]:
     return {"outcome": values.pop("name")} | values | {"layers": list(option.layers)}
 
 
-def _matches_table(matches: tuple[CardMatch, ...]) -> Table:
-    table = Table(title="Layer Cards, the nearest first", title_justify="left", box=None, pad_edge=False)
+def _matches_table(matches: Sequence[CardMatch]) -> Table:
+    table = Table(title="Measured Layer Cards, the nearest first", title_justify="left", box=None, pad_edge=False)
     table.add_column("card", no_wrap=True)
     for heading in ("ρ", "given depth", "p", "weight"):
         table.add_column(heading, justify="right")
