@@ -19,7 +19,8 @@ from layercard.cost.speedup import (
 def table(report: SpeedupReport) -> Table:
     """Return the table: a row for all-layer LoRA, one for the placed run."""
     made = Table(title="layercard", title_justify="left", caption=caption(report), caption_justify="left")
-    for name in ("run", "step", "peak memory", "trained", "speedup", "quality"):
+    made.add_column("run", overflow="fold", min_width=len("all-layer LoRA"))
+    for name in ("step", "peak memory", "trained", "speedup", "quality"):
         made.add_column(name, overflow="fold")
     chosen = describe(report.layers, report.num_layers)
     for run, cost, speedup, quality in (
