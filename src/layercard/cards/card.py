@@ -115,8 +115,7 @@ class LayerCard:
         after, before = (o.metrics.get(self.main_metric) for o in (tuned, untuned))
         if after is None or before is None:
             return None
-        difference = after.value - before.value
-        return difference if after.direction == "higher" else -difference
+        return after.value - before.value if after.direction == "higher" else before.value - after.value
 
     def share_kept(self, name: str) -> float | None:
         """Return the gain of an outcome over that of all-layer LoRA; None where unknown or all-layer gained nothing."""
