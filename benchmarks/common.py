@@ -13,7 +13,6 @@ import platform
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 import transformers as hf
 
 from layercard.cost.timing import Timings, Variant, alternate
+from layercard.versions import installed_versions
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -50,12 +50,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def machine() -> dict[str, Any]:
     """Return what a reader needs to judge a number: processor, threads, versions."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
+    versions = installed_versions(PACKAGES)
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

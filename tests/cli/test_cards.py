@@ -5,48 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from card_documents import measured, published
+from command_line import Run, runner
 from layercard.cards.card import LayerCard
 from layercard.cards.library import save_card, shipped_dir
 from layercard.cards.writing import card_text
-from layercard.cli.main import main
-
-
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out.splitlines()[-1])
-        return found
-
-    @property
-    def words(self) -> str:
-        """Both streams as one line, for tables and long lines are wrapped."""
-        return " ".join((self.out + self.err).split())
-
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    def ran(*arguments: object) -> Ran:
-        code = main(["cards", *map(str, arguments)])
-        printed = capfd.readouterr()
-        return Ran(code, printed.out, printed.err)
-
-    return ran
+    return runner(capfd, "cards")
 
 
 @pytest.fixture

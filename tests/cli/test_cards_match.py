@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import numpy as np
 import pytest
 
 from card_documents import published
+from command_line import Run, questions, runner
 from layercard import LayerPlacement
 from layercard.cards.strata import regimes
-from layercard.cli.main import main
 from layercard.probing.statistics import Array
 from own_card import LAYERS, deep_model, own_card, put
 from tiny import tiny_tokenizer
@@ -31,10 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.jsonl"
-    rows = [{"prompt": f"question {i}? ", "completion": f"answer {i}"} for i in range(12)]
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
+    return questions(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
@@ -44,24 +40,9 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-class Ran:
-    """What a command printed."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str], *arguments: object) -> None:
-        self.code = main([str(argument) for argument in arguments])
-        printed = capfd.readouterr()
-        self.words = " ".join((printed.out + printed.err).split())
-        self.out = printed.out
-
-    @property
-    def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out.splitlines()[-1])
-        return found
-
-
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Any:
-    return lambda *arguments: Ran(capfd, *arguments)
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    return runner(capfd)
 
 
 @pytest.fixture

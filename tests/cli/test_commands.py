@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from command_line import Run, questions, runner
 from layercard import LayerPlacement, PlacementSettings
-from layercard.cli.main import main
 from layercard.cli.plan import SETTINGS, TRAINING_ONLY
 from tiny import tiny_model, tiny_tokenizer
 
 DEPTH = 6
 
 
-@dataclass(frozen=True)
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out.splitlines()[-1])
-        return found
-
-    @property
-    def words(self) -> str:
-        """Both streams as one line, for tables and long lines are wrapped."""
-        return " ".join((self.out + self.err).split())
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    def ran(*arguments: object) -> Ran:
-        code = main([str(argument) for argument in arguments])
-        printed = capfd.readouterr()
-        return Ran(code, printed.out, printed.err)
-
-    return ran
+    return runner(capfd)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "data.jsonl"
-    rows = [{"prompt": f"question {i}? ", "completion": f"answer {i}"} for i in range(12)]
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
+    return questions(tmp_path_factory.mktemp("data"))
 
 
 def test_probe_prints_the_document_of_every_score(run: Run, model: Path, data: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.memory import memory_method
 from layercard.cost.speedup import SpeedupReport
+from layercard.versions import installed_versions
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def make_report(facts: RunFacts) -> SpeedupReport:
         prefix_cache=_prefix_cache(facts),
         saving=measured.saving,
         memory_method=memory_method(facts.device) if measured.placed.peak_bytes is not None else None,
-        versions=_versions(),
+        versions=installed_versions(PACKAGES),
         partial=facts.partial,
     )
     reasons = _reasons(facts)
@@ -134,13 +134,3 @@ def _break_even(facts: RunFacts) -> int | None:
     if seconds is None or seconds[0] <= seconds[1]:
         return None
     return math.ceil(_spent(facts) / (seconds[0] - seconds[1]))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,13 +7,13 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from layercard.cards.privacy import redact
+from layercard.versions import installed_versions
 
 PACKAGES = ("layercard", "torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "sacrebleu")
 
@@ -22,7 +22,7 @@ def provenance(command: Sequence[str] | None) -> dict[str, Any]:
     """Return what a card says of its origin; `command` is the words that built it, None from Python."""
     return {
         "kind": "measured",
-        "versions": _versions(),
+        "versions": {"python": platform.python_version()} | installed_versions(PACKAGES),
         "hardware": _hardware(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": None if command is None else redacted(command),
@@ -41,16 +41,6 @@ def _without_folders(word: str) -> str:
     if "/" not in value or "://" in value or not local:
         return word
     return f"{option}{equals}{Path(value).name}"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _hardware() -> dict[str, Any]:

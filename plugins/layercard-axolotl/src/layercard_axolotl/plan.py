@@ -6,7 +6,6 @@ What shards a model over processes is left out for the plan, so that it works wh
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from layercard.anatomy.layers import describe
 from layercard.cli.loading import skeleton
 from layercard.cost.predict import predict_step
 from layercard.errors import SettingsError
+from layercard.files import write_text
 from layercard.pipeline.probing import locate_layers
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.settings import PlacementSettings
@@ -62,7 +62,7 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
     if output is None:
         say.say(text)
     else:
-        _write(output, text)
+        write_text(output, text)
         say.say(f"Wrote {output}.")
     expected = {"step_speedup": predicted.speedup, "step_ratio": predicted.ratio, "gradient_entry": False}
     return {"placement": placement.to_dict(), "expected": expected, "config": None if output is None else str(output)}
@@ -116,16 +116,3 @@ class _Planner(BasePlugin):
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
         """Choose on the base model."""
         self.placement = choose_before_adapter(cfg, model, self._data, self._settings).placement
-
-
-def _write(path: Path, text: str) -> None:
-    """Write to a temporary file beside `path` and rename it there."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
