@@ -15,17 +15,9 @@ from layercard.cli.examine import Examined, examine
 from layercard.cli.loading import load_model
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
-from layercard.pipeline.consulting import (
-    Consultation,
-    Decision,
-    Shelf,
-    bare_query,
-    consult,
-    may_speak,
-    none_of,
-    open_shelf,
-)
+from layercard.pipeline.consulting import Consultation, Decision, bare_query, consult
 from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.shelf import Shelf, may_speak, none_of, open_shelf
 from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings

@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from layercard.cost.allowance import Allowance
 from layercard.cost.speedup import StepCost
 from layercard.cost.timing import Variant
 from layercard.cost.untouched import trainable_parameters
 from layercard.pipeline.canary_choice import ALL_LAYERS, BUILT_ON_FEWER, choose_canary, predicted
 from layercard.pipeline.entry_choice import EntryChoice
-from layercard.pipeline.measuring import OUT_OF_MEMORY, Allowance, Measurement, measure
+from layercard.pipeline.measuring import OUT_OF_MEMORY, Measurement, measure
 from layercard.pipeline.prefix_choice import PrefixChoice
 from layercard.pipeline.replacing import adopt, settle
 from layercard.pipeline.variants import PLACED, entering, out_of_memory, why_not_timed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from layercard.cost.allowance import Allowance
 from layercard.cost.predict import UnitCosts, predict_step
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.guarding import Canary
-from layercard.pipeline.measuring import Allowance
 from layercard.pipeline.variants import why_not_timed
 from layercard.quality.budget import FEWEST_EXAMPLES, CanaryCosts, least_units, plan_canary
 from layercard.quality.verdict import unknown
@@ -23,6 +23,8 @@ RETRIES = 2
 """How many widened placements `widen` may try."""
 EXTRA_VARIANTS = 0.4
 """Share of timing's budget that goes to each variant beside the canary's own two."""
+PLANNED_FOR = 0.9
+"""Share of the budget that is planned for; first steps are slower, and batches, optimizers and copies take the rest."""
 BUILT_ON_FEWER = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
 ALL_LAYERS = "Every layer is adapted, which is all-layer LoRA itself."
 
@@ -36,11 +38,12 @@ def choose_canary(
     if settled is not None:
         return None, settled
     costs = canary_costs(run, entries)
-    units = _units(run, entries, steps, costs, extras=prefix_cached)
+    budget = PLANNED_FOR * run.settings.guard_budget * steps
+    beside = _timing_beside(run, entries, steps, costs, extras=prefix_cached)
     retries = RETRIES if run.settings.on_quality_loss == "widen" else 0
-    plan = plan_canary(units, costs, retries=retries)
+    plan = plan_canary(budget - beside, costs, retries=retries)
     if plan is None:
-        return None, unknown(_too_short(run, steps, least_units(costs) + run.settings.guard_budget * steps - units))
+        return None, unknown(_too_short(run, steps, (least_units(costs) + beside) / PLANNED_FOR))
     heldout = run.host.heldout_batches(plan.examples)
     if len(heldout.batches) < FEWEST_EXAMPLES:
         return None, unknown(
@@ -105,15 +108,14 @@ def _of_earlier_run(run: PlacedRun) -> dict[str, Any]:
     return found | {"reason": found.get("reason") or "Found when the run began, before it was resumed."}
 
 
-def _units(run: PlacedRun, entries: EntryChoice, steps: int, costs: CanaryCosts, *, extras: bool) -> float:
-    """Return what the canary may cost in all-layer steps: the guard's budget less what timing takes beside its steps."""
+def _timing_beside(run: PlacedRun, entries: EntryChoice, steps: int, costs: CanaryCosts, *, extras: bool) -> float:
+    """Return what timing costs beside the canary's own steps, in all-layer steps: warm-up and further variants."""
     settings = run.settings
-    units = settings.guard_budget * steps
     if not settings.measure:
-        return units
+        return 0.0
     allowance = Allowance(steps, min(settings.measure_budget, settings.guard_budget), predicted(run, entries).speedup)
     variants = allowance.holds(split=True) * (1 + extras)
-    return units - (1 + costs.placed) - variants * EXTRA_VARIANTS * allowance.budget * steps
+    return (1 + costs.placed) + variants * EXTRA_VARIANTS * allowance.budget * steps
 
 
 def _too_short(run: PlacedRun, steps: int, least: float) -> str:

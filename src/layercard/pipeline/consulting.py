@@ -1,8 +1,7 @@
 """Consults Layer Cards where `auto` chooses: the same for every host and for the command line.
 
-`open_shelf` reads the library, `consult` asks whether any card may decide for a model; where one may, a full probe is worth
-its time, and `Consultation.decide` lets the cards whose ranks turn out alike choose. The library never fails a run, unless
-the user named a card: then whatever keeps that card from deciding stops the run.
+`consult` asks whether any card of a shelf may decide for a model; where one may, a full probe is worth its time, and
+`Consultation.decide` lets the cards whose ranks turn out alike choose. A card that the user named decides, or stops the run.
 """
 
 from __future__ import annotations
@@ -16,36 +15,22 @@ from transformers import PreTrainedTokenizerBase
 
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.targets import find_targets, linear_names
-from layercard.cards.card import LayerCard, slug
+from layercard.cards.card import LayerCard
 from layercard.cards.differences import template_digest
-from layercard.cards.fingerprint import SIZES, model_fingerprint, public_id
-from layercard.cards.library import Library
-from layercard.cards.query import SCORE, CardQuery, may_be_same_model, why_incomparable, why_unwelcome
+from layercard.cards.fingerprint import model_fingerprint, public_id
+from layercard.cards.query import SCORE, CardQuery, why_incomparable, why_unwelcome
 from layercard.cards.transfer import CardChoice, CardMatch, TransferRules, transfer
 from layercard.errors import CardError, ModelError
+from layercard.pipeline.shelf import NOT_OF_THIS_MODEL, Shelf, may_speak, none_of
 from layercard.placement.choose import asked_count
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
 
 if TYPE_CHECKING:
-    import pluggy
     from torch import nn
 
     from layercard.hosts.protocol import Host
     from layercard.scores.base import LayerScores
-
-NOT_OF_THIS_MODEL = "no measured Layer Card is of this model"
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """The cards that one run may consult."""
-
-    cards: tuple[LayerCard, ...]
-    notes: tuple[str, ...] = ()
-    """What a person should know of the library: the cards that were refused."""
-    named: bool = False
-    """Whether it is the one card that the user named."""
 
 
 @dataclass(frozen=True)
@@ -124,38 +109,6 @@ def consult(
             raise
         return Consultation(shelf, settings, bare, f"Layer Cards were not consulted: {error}")
     return Consultation(shelf, settings, query, _why_none_may(shelf, query, settings))
-
-
-def open_shelf(settings: PlacementSettings, manager: pluggy.PluginManager) -> Shelf:
-    """Return the cards that `settings` let in; raise `CardError` where the card that they name cannot be used."""
-    try:
-        library = Library.open(manager=manager)
-    except OSError as error:  # a folder that may not be read
-        return Shelf((), (f"The library of Layer Cards cannot be read: {error}",))
-    if settings.cards is not None:
-        return Shelf(library.named(settings.cards), named=True)
-    if not library.rejected:
-        return Shelf(library.cards)
-    listed = "; ".join(reason for _, reason in library.rejected)
-    return Shelf(library.cards, (f"Layer Cards that were left out ({len(library.rejected)}): {listed}",))
-
-
-def may_speak(shelf: Shelf, config: Any, num_layers: int) -> tuple[LayerCard, ...]:
-    """Return the cards that may be of a model with this configuration, or the named one; no weights are read."""
-    if shelf.named:
-        return shelf.cards
-    text = config.get_text_config()
-    sizes = {name: getattr(text, name) for name in SIZES if hasattr(text, name)}
-    model_id = public_id(config.name_or_path)
-    return tuple(card for card in shelf.cards if may_be_same_model(card, num_layers, sizes, model_id))
-
-
-def none_of(shelf: Shelf, config: Any) -> str:
-    """Return that no card is of this model, with the published ones that people can read."""
-    name = slug(public_id(config.name_or_path))
-    published = [card.key for card in shelf.cards if not card.is_measured and card.key.startswith(f"{name}/")]
-    readable = f"; published ones, for people to read: {', '.join(published)}" if published else ""
-    return f"{NOT_OF_THIS_MODEL}{readable}"
 
 
 def bare_query(config: Any, num_layers: int) -> CardQuery:

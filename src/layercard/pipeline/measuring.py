@@ -9,7 +9,6 @@ they are taken anyway, so they are as many rounds as it has steps.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
 from layercard.cost.memory import peak_bytes
 from layercard.cost.speedup import Saving, StepCost
 from layercard.cost.timing import Ratio, Timings, Variant, alternate, joined
@@ -46,51 +46,11 @@ if TYPE_CHECKING:
     from layercard.pipeline.prefix_choice import PrefixChoice
 
 BATCHES = 8
-FEWEST_ROUNDS = 3
 MOST_ROUNDS = 20
 WITHOUT = "placed without checkpointing"
 OUT_OF_MEMORY = "All-layer LoRA ran out of memory in a step of this batch size."
 STEPS_TO_FILL = 2 * BATCHES
 """Placed steps that the budget must hold beside, before a cached variant is timed: its batches are cached first."""
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """What timing may cost: a share (`budget`) of the planned micro-batches (`steps`), half of them all-layer steps.
-
-    `speedup` is the predicted one: an all-layer step costs that many placed steps. So whether a run is long enough does
-    not depend on it.
-    """
-
-    steps: int
-    budget: float
-    speedup: float
-
-    @property
-    def placed_steps(self) -> float:
-        """How many placed steps the budget is worth."""
-        return self.steps * self.budget * (1 + self.speedup) / 2
-
-    def holds(self, *, split: bool, beside: int = 0) -> bool:
-        """Whether warm-up and the fewest rounds of two variants fit, or of three, the third no dearer than the first.
-
-        `beside` are placed steps that have to fit too.
-        """
-        return self.placed_steps >= self._least(split) + beside - 1e-9
-
-    def too_short(self) -> str | None:
-        """Return why the run cannot pay for timing, or None."""
-        if self.holds(split=False):
-            return None
-        least = 2 * (1 + FEWEST_ROUNDS)
-        needed = f"; {math.ceil(least / self.budget)} planned steps can" if self.budget else ""
-        return (
-            f"The run is too short: {self.budget:.1%} of its {self.steps} planned steps cannot pay for timing, which takes "
-            f"{least} steps{needed}. Raise `measure_budget` to measure all the same."
-        )
-
-    def _least(self, split: bool) -> float:
-        return (1 + FEWEST_ROUNDS) * (1 + (2 if split else 1) * self.speedup)
 
 
 @dataclass(frozen=True)

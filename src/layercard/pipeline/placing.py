@@ -19,10 +19,11 @@ from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
-from layercard.pipeline.consulting import consult, open_shelf, run_facts
+from layercard.pipeline.consulting import consult, run_facts
 from layercard.pipeline.probing import locate_layers, score
 from layercard.pipeline.resume import is_resuming, saved_placement
 from layercard.pipeline.session import PlacedRun
+from layercard.pipeline.shelf import open_shelf
 from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placement, needed_score
 from layercard.probing.run import run_probe
 from layercard.report.announce import announce

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layercard.errors import SettingsError, nearest, one_of
-from layercard.sizes import parse_prefix_cache
+from layercard.settings.checks import check_indices, check_texts, check_values
 
 Prefer = Literal["quality", "balanced", "speed"]
 CheckpointingAboveEntry = Literal["keep", "off", "auto"]
 OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
-
-SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -123,12 +121,9 @@ class PlacementSettings:
 
     def validated(self) -> PlacementSettings:
         """Return the settings with `lora_layers` spelled out in `strategy` or `indices`, or raise `SettingsError`."""
-        _check_texts(self)
-        parse_prefix_cache(self.prefix_cache)
+        check_texts(self)
         settings = _spelled_out(self)
-        _check_numbers(settings)
-        _check_choices(settings)
-        _check_combination(settings)
+        check_values(settings)
         return settings
 
     @property
@@ -183,7 +178,7 @@ def _spelled_out(settings: PlacementSettings) -> PlacementSettings:
         text = text[1:-1]
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        _check_indices([])
+        check_indices([])
     if parts and all(_is_integer(part) for part in parts):
         if len(parts) == 1 and not settings.lora_layers.strip().startswith("["):
             _lora_layers_values(int(parts[0]))
@@ -195,116 +190,5 @@ def _spelled_out(settings: PlacementSettings) -> PlacementSettings:
     return replace(settings, lora_layers="strategy", strategy=text)
 
 
-def _check_texts(s: PlacementSettings) -> None:
-    for name in ("lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache"):
-        value = getattr(s, name)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise SettingsError(
-                f"`{name}` is {value!r}. It is a text that is not empty, in quotes where YAML needs them."
-            )
-    for spelled in ("indices", "strategy"):
-        if s.lora_layers == spelled and getattr(s, spelled) is None:
-            raise SettingsError(
-                f"`lora_layers` is {spelled!r}, and `{spelled}` is not given. Give it, or write `auto`."
-            )
-
-
 def _is_integer(text: str) -> bool:
     return text.lstrip("-").isdigit()
-
-
-def _check_numbers(s: PlacementSettings) -> None:
-    _at_least(s, "num_layers", 1)
-    _at_least(s, "min_entry", 0)
-    _at_least(s, "probe_examples", 1)
-    _at_least(s, "probe_batch_size", 1)
-    _at_least(s, "probe_rank", 1)
-    _at_least(s, "random_seed", 0)
-    _between(s, "fraction", 0.0, 1.0, open_low=True)
-    _between(s, "cumulative_threshold", 0.0, 1.0, open_low=True)
-    _between(s, "measure_budget", 0.0, 0.5)
-    _between(s, "min_spearman", 0.0, 1.0)
-    _between(s, "guard_budget", 0.0, 0.5)
-    _between(s, "quality_threshold", 0.0, 1.0)
-    for name in ("measure", "guard", "gradient_entry", "community_cards"):
-        if not isinstance(getattr(s, name), bool):
-            raise SettingsError(f"`{name}` is {getattr(s, name)!r}. It is true or false.")
-    if s.indices is not None:
-        _check_indices(s.indices)
-
-
-def _at_least(s: PlacementSettings, name: str, low: int) -> None:
-    value = getattr(s, name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-        raise SettingsError(f"`{name}` is {value!r}. It is a whole number of at least {low}.")
-
-
-def _between(s: PlacementSettings, name: str, low: float, high: float, *, open_low: bool = False) -> None:
-    value = getattr(s, name)
-    if value is None:
-        return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (low < value <= high if open_low else low <= value <= high):
-        bracket = "(" if open_low else "["
-        raise SettingsError(f"`{name}` is {value!r}. It is a number in {bracket}{low:g}, {high:g}].")
-
-
-def _check_indices(indices: Any) -> None:
-    if not isinstance(indices, list | tuple):
-        raise SettingsError(f"`indices` is {indices!r}. It is a list of layers, such as `[3, 7]`.")
-    wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, int) or i < 0]
-    if wrong:
-        raise SettingsError(
-            f"`indices` holds {wrong[0]!r}. Layers are whole numbers from 0 at the input; negative ones are not counted "
-            "from the end."
-        )
-    if not indices:
-        raise SettingsError("`indices` is empty, so nothing would train. Name at least one layer.")
-    twice = sorted({i for i in indices if indices.count(i) > 1})
-    if twice:
-        raise SettingsError(f"`indices` names layer {twice[0]} twice. Name each layer once.")
-
-
-def _check_choices(s: PlacementSettings) -> None:
-    for name, allowed in (
-        ("prefer", ("quality", "balanced", "speed")),
-        ("checkpointing_above_entry", ("keep", "off", "auto")),
-        ("on_quality_loss", ("warn", "stop", "all_layers", "widen")),
-    ):
-        value = getattr(s, name)
-        if value not in allowed:
-            raise SettingsError(f"`{name}` is {value!r}. It is one of {one_of(allowed)}.{nearest(str(value), allowed)}")
-
-
-def _check_combination(s: PlacementSettings) -> None:
-    sizes = [name for name in SIZE_FIELDS if getattr(s, name) is not None]
-    if len(sizes) > 1:
-        raise SettingsError(
-            f"{' and '.join(f'`{n}`' for n in sizes)} are both given. Exactly one of {one_of(SIZE_FIELDS)} says how many "
-            "layers are adapted."
-        )
-    if parse_prefix_cache(s.prefix_cache) is not None and not s.gradient_entry:
-        raise SettingsError(
-            f"`prefix_cache` is {s.prefix_cache!r} and `gradient_entry` is false. Cached activations carry no gradient, so "
-            "backpropagation has to end where they begin; set one of them otherwise."
-        )
-    if s.on_quality_loss != "warn" and not s.guard:
-        raise SettingsError(
-            f"`on_quality_loss` is {s.on_quality_loss!r} and `guard` is false, so no loss would be found. Drop one of them."
-        )
-    if s.indices is not None and s.strategy is not None:
-        raise SettingsError(f"`indices` and `strategy` ({s.strategy!r}) are both given. Give one of them.")
-    if s.indices is not None and min(s.indices) < s.min_entry:
-        raise SettingsError(
-            f"`indices` holds layer {min(s.indices)}, below `min_entry` ({s.min_entry}). Raise one or lower the other."
-        )
-    if s.cards not in (None, "off") and not s.is_auto:
-        raise SettingsError(
-            f"`cards` names {s.cards!r}, and layers are chosen without cards (`lora_layers` is {s.lora_layers!r}). Drop "
-            "`cards`, or leave the choice to `auto`."
-        )
-    if s.placement_path is not None and (sizes or s.strategy is not None):
-        raise SettingsError(
-            f"`lora_layers` names the saved placement {s.lora_layers!r}, and {one_of(sizes or ['strategy'])} is given too. "
-            "A saved placement is used as it is; drop the other."
-        )
