@@ -1,4 +1,4 @@
-"""Renders kept results for the READMEs: the Markdown table of the gradient entry, and the picture.
+"""Renders kept results for the READMEs: the Markdown tables of the gradient entry and of the guard, and the picture.
 
 python benchmarks/tables.py            # prints the tables
 python benchmarks/tables.py --plot     # writes docs/speedup.svg as well (needs matplotlib)
@@ -47,6 +47,39 @@ def table(setup: str) -> str:
     return "\n".join(lines)
 
 
+def guard_table() -> str:
+    """Return the Markdown table of what the guard said at the beginning, beside the end, at both learning rates."""
+    trials = json.loads((HERE / "results" / "guard.json").read_text())["results"]["trials"]["rows"]
+    rows: dict[tuple[str, str], dict[float, str]] = {}
+    for row in trials:
+        said, end = row["said"], row["end"]
+        low, high = said["interval"]
+        shares = f"{said['share_in_trial']:.2f} | {said['share_kept']:.2f} [{low:.2f}, {high:.2f}] | {end[0]:.2f}"
+        rows.setdefault((row["data"], row["placement"]), {})[row["rate"]] = shares
+    rates = sorted({row["rate"] for row in trials})
+    columns = " | ".join(f"{rate:g}: in trial | predicted | at the end" for rate in rates)
+    lines = [f"| data | placement | {columns} |", "|---" * (2 + 3 * len(rates)) + "|"]
+    for (data, placement), found in rows.items():
+        lines.append(f"| {data} | {placement} | {' | '.join(found.get(rate, '| |') for rate in rates)} |")
+    return "\n".join(lines)
+
+
+def warnings_table() -> str:
+    """Return the Markdown table of how often the guard warned rightly, wrongly, and not at all."""
+    trials = json.loads((HERE / "results" / "guard.json").read_text())["results"]["trials"]
+    kinds = ("right", "wrong", "missed", "rightly silent")
+    lines = [
+        "| constants | placements | threshold | rightly | wrongly | missed | rightly silent | error (rms) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ("as shipped, not fitted on", "as shipped", "fitted on the other runs"):
+        found = trials[name]
+        for threshold, count in found["warnings"].items():
+            counts = " | ".join(str(count[kind]) for kind in kinds)
+            lines.append(f"| {name} | {found['placements']} | {threshold} | {counts} | {found['error']} |")
+    return "\n".join(lines)
+
+
 def plot(setup: str, path: Path) -> None:
     """Write the bar chart of one setup."""
     import matplotlib
@@ -75,7 +108,7 @@ def plot(setup: str, path: Path) -> None:
 
 def main() -> None:
     """Print the tables; write the picture where asked."""
-    sys.stdout.write("\n\n".join(table(setup) for setup in TITLES) + "\n")
+    sys.stdout.write("\n\n".join([*map(table, TITLES), guard_table(), warnings_table()]) + "\n")
     if "--plot" in sys.argv[1:]:
         plot("hidden-768", HERE.parent / "docs" / "speedup.svg")
 

@@ -64,10 +64,13 @@ def at_end(pair: Pair, table: Mapping[float, float]) -> float:
     return 1 / (1 + math.exp(-logit(pair.early) - float(log_k)))
 
 
-def left_out(pairs: Sequence[Pair]) -> list[float]:
-    """Return each pair's predicted share at the end, K fitted on the other runs alone; raise `ValueError` if there are none."""
+def left_out(judged: Sequence[Pair], pairs: Sequence[Pair]) -> list[float]:
+    """Return each judged pair's predicted share at the end, K fitted on those `pairs` that are of other runs.
+
+    Raises `ValueError` where there are no other runs.
+    """
     predicted = []
-    for pair in pairs:
+    for pair in judged:
         others = [other for other in pairs if other.run != pair.run]
         if not others:
             raise ValueError(f"There are no runs beside that of {pair.run} to fit on.")

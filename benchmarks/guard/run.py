@@ -101,7 +101,7 @@ def early_pairs(runs: Runs) -> list[Pair]:
 def calibration(runs: Runs) -> dict[str, Any]:
     """Return how well early shares tell the end, as they are and with odds times K, K fitted on the other runs."""
     pairs = early_pairs(runs)
-    predicted = left_out(pairs)
+    predicted = left_out(pairs, pairs)
     rows = [
         {"data": p.data, "rate": p.rate, "placement": p.placement, "steps": p.steps}
         | {"share": round(p.early, 3), "predicted": round(q, 3), "end": round(p.end, 3), "log K": round(gain(p), 2)}
@@ -164,14 +164,39 @@ SAID = (
 )  # fmt: skip
 
 
-def said(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how often the guard's own number warned rightly, wrongly, not at all, at each threshold."""
+FITTED = {
+    ("e2e", 2e-4, "last 5"), ("e2e", 2e-4, "middle 5"), ("e2e", 2e-4, "upper half"),
+    ("e2e", 2e-4, "uniform third, upper two thirds"), ("e2e", 1e-3, "last 5"), ("gsm8k", 2e-4, "last 5"),
+}  # fmt: skip
+"""The placements that the guard's constants were fitted on; all others were run to the end afterwards."""
+
+
+def said(rows: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
+    """Return how often the guard's own number warned rightly, wrongly, not at all, at each threshold: of all placements, of
+    those that its constants were not fitted on, and with constants fitted on the other runs; and how many ends lie within
+    the guard's interval.
+    """
     known = [row for row in rows if row["said"]["share_kept"] is not None]
-    pairs = [
-        Pair(r["data"], r["rate"], r["placement"], r["said"]["steps"], r["said"]["share_kept"], r["end"][0])
-        for r in known
-    ]
-    return {"without a number": len(rows) - len(known), **judged([pair.early for pair in pairs], pairs)}
+    unseen = [row for row in known if (row["data"], row["rate"], row["placement"]) not in FITTED]
+    trials = [_pair(row, "share_in_trial") for row in known]
+    return {
+        "without a number": len(rows) - len(known),
+        "as shipped": _judged_rows(known),
+        "as shipped, not fitted on": _judged_rows(unseen),
+        "fitted on the other runs": judged(left_out(trials, early_pairs(runs)), trials) if len(runs) > 1 else None,
+        "ends within the interval": sum(
+            r["said"]["interval"][0] <= r["end"][0] <= r["said"]["interval"][1] for r in known
+        ),
+    }
+
+
+def _pair(row: dict[str, Any], share: str) -> Pair:
+    return Pair(row["data"], row["rate"], row["placement"], row["said"]["steps"], row["said"][share], row["end"][0])
+
+
+def _judged_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    pairs = [_pair(row, "share_kept") for row in rows]
+    return judged([pair.early for pair in pairs], pairs)
 
 
 def cost(lab: Lab, *, clocked: int) -> dict[str, Any]:
@@ -219,7 +244,7 @@ def main() -> None:
             key = next(iter(runs))
             runs = {key: {name: runs[key][name] for name in list(runs[key])[:2]}}
         rows = trials(runs, lab)
-        result["trials"] = {"planned steps": PLANNED, **said(rows), "rows": rows}
+        result["trials"] = {"planned steps": PLANNED, **said(rows, runs), "rows": rows}
         result["cost"] = cost(lab, clocked=3 if args.quick else CLOCKED_STEPS)
     report("guard", args, result)
 

@@ -1,4 +1,4 @@
-"""What users write for `prefix_cache`, as a number of bytes; and how many bytes a data set needs.
+"""Bytes: what users write for `prefix_cache`, how many a data set needs, and how people read them.
 
 Imports no torch, so that settings can be checked without it.
 """
@@ -40,6 +40,13 @@ def parse_prefix_cache(value: str | bool) -> int | None:
 def projected_bytes(tokens: int, width: int, itemsize: int) -> int:
     """Return the bytes that the hidden states of `tokens` need: one vector of `width` numbers of `itemsize` bytes each."""
     return tokens * width * itemsize
+
+
+def bytes_text(count: int | None) -> str:
+    """Return bytes as people read them."""
+    if count is None:
+        return "unknown"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _default_limit() -> int:

@@ -50,7 +50,7 @@ def test_list_shows_shipped_and_own_cards_with_the_best_and_its_cost(run: Run, o
     assert best["step_seconds_ratio"] == pytest.approx(2 / 3)
     assert rows["tiny/words"]["best"]["relative_to_all_layers"] == pytest.approx(0.96)
     text = run("list", "--model", "tiny").words
-    assert "tiny/numbers 6 measured, community mid 86% 0.67" in text
+    assert "tiny/numbers 6 community mid 86% 0.67" in text
     assert "tiny/words 6 published mid 96%* 0.75" in text
     assert f"2 of {len(rows)} cards" in text
 

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from layercard.cost.speedup import Saving, SpeedupReport, StepCost, bytes_text, seconds_text
+from layercard.cost.speedup import Saving, SpeedupReport, StepCost, seconds_text
 from layercard.errors import LayercardError
+from layercard.sizes import bytes_text
 
 FULL = SpeedupReport(
     layers=(2, 3),

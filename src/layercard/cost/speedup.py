@@ -12,6 +12,7 @@ from typing import Any
 
 from layercard.anatomy.layers import describe
 from layercard.errors import LayercardError
+from layercard.sizes import bytes_text
 
 SCHEMA_VERSION = 1
 
@@ -155,13 +156,6 @@ def seconds_text(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def bytes_text(count: int | None) -> str:
-    """Return bytes as people read them."""
-    if count is None:
-        return "unknown"
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def count_text(count: int | None) -> str:

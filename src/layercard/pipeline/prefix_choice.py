@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from layercard.cost.predict import predict_step
-from layercard.cost.speedup import bytes_text
 from layercard.prefix.cache import PrefixCache, find_prefix_obstacle
-from layercard.sizes import parse_prefix_cache, projected_bytes
+from layercard.sizes import bytes_text, parse_prefix_cache, projected_bytes
 
 if TYPE_CHECKING:
     from layercard.anatomy.layers import LayerStack

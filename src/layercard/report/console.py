@@ -8,12 +8,12 @@ from rich.table import Table
 from layercard.anatomy.layers import describe
 from layercard.cost.speedup import (
     SpeedupReport,
-    bytes_text,
     count_text,
     quality_text,
     seconds_text,
     speedup_text,
 )
+from layercard.sizes import bytes_text
 
 
 def table(report: SpeedupReport) -> Table:

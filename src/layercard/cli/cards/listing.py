@@ -30,7 +30,9 @@ def list_cards(model: str | None, dataset: str | None, kind: str | None, as_json
     output.say(f"{len(listed)} of {len(library.cards)} cards. Your own: {default_user_dir()}")
     if listed:
         output.say(f"best: the set of layers, not all, that did best in the card's main metric; {LEGEND}")
-        output.say("Published cards inform; only measured ones can match a run.")
+        output.say(
+            "Published cards inform. Measured ones can match a run: those reproduced, or `community` if you let them in."
+        )
     refused = say_refused(output, library.rejected)
     output.finish({"cards": listed, "rejected": refused})
 
@@ -46,8 +48,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right" if heading in {"layers", "kept", "step"} else "left", overflow="fold")
     for row in rows:
         best = row["best"]
-        source = [row["kind"], row["status"]] if row["kind"] == "measured" else [row["kind"]]
-        cells = [row["key"], str(row["num_layers"]), ", ".join(source + ["quick"] * row["quick"])]
+        source = row["status"] if row["kind"] == "measured" else row["kind"]
+        cells = [row["key"], str(row["num_layers"]), f"quick, {source}" if row["quick"] else source]
         cells += [UNKNOWN] * 3 if best is None else [best["name"], kept(best), ratio(best["step_seconds_ratio"])]
         table.add_row(*map(Text, cells))
     return table

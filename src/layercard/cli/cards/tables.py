@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layercard.cli.cards.words import UNKNOWN, achieved, kept, number, ratio
+from layercard.sizes import bytes_text
 
 if TYPE_CHECKING:
     from layercard.cards.card import LayerCard
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN_SCORES = 5
 """As many columns of scores as a terminal holds."""
 OWN_COLUMN = ("step_seconds_ratio", "peak_memory_ratio")
+LABELS = {"peak_bytes": "peak", "step_seconds": "seconds", "step_seconds_interval": "step, 95%"}
 
 
 def outcomes_table(card: LayerCard) -> Table:
@@ -32,17 +34,18 @@ def outcomes_table(card: LayerCard) -> Table:
 
 
 def others_table(card: LayerCard) -> Table | None:
-    """Return a row for every other metric and cost, a column a set of layers; None where there is no other."""
-    columns = {row["name"]: dict(_others(row, card.main_metric)) for row in card.document["outcomes"]}
-    columns = {name: found for name, found in columns.items() if found}
-    if not columns:
+    """Return a row for every set of layers, a column for every other metric and cost; None where there is no other."""
+    rows = {row["name"]: dict(_others(row, card.main_metric)) for row in card.document["outcomes"]}
+    labels = dict.fromkeys(label for found in rows.values() for label in found)
+    if not labels:
         return None
     table = Table(title="Other metrics and costs", title_justify="left", box=None, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    for label in dict.fromkeys(label for found in columns.values() for label in found):
-        table.add_row(*map(Text, [label, *(found.get(label, UNKNOWN) for found in columns.values())]))
+    table.add_column("layers adapted", no_wrap=True)
+    for label in labels:
+        table.add_column(label, justify="right", overflow="fold")
+    for name, found in rows.items():
+        if found:
+            table.add_row(*map(Text, [name, *(found.get(label, UNKNOWN) for label in labels)]))
     return table
 
 
@@ -70,7 +73,7 @@ def _others(row: Mapping[str, Any], main_metric: str) -> Iterator[tuple[str, str
             yield f"{name} {'↑' if metric['direction'] == 'higher' else '↓'}", number(metric["value"])
     for name, value in _flat(row.get("cost") or {}):
         if name not in OWN_COLUMN:
-            yield name.replace("_", " "), value
+            yield LABELS.get(name, name.replace("_", " ")), value
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -78,10 +81,8 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{name}: ")
         elif isinstance(value, list):
-            yield before + name, "–".join(map(_shown, value))
+            yield before + name, "–".join(ratio(x) if isinstance(x, float) else str(x) for x in value)
+        elif name == "peak_bytes":
+            yield before + name, bytes_text(value)
         elif value is not None:
-            yield before + name, _shown(value)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:,}" if type(value) is int else number(value) if isinstance(value, float) else str(value)
+            yield before + name, number(value) if isinstance(value, float) else str(value)
