@@ -39,6 +39,17 @@ def test_choices_are_scored_as_one_pass_over_each_would(tmp_path: Path, family: 
     assert found["accuracy"] == sum(right) / len(right)
 
 
+@pytest.mark.parametrize("shared", [1, 2, 5])
+def test_choices_that_share_few_tokens_are_scored_alike(tmp_path: Path, shared: int) -> None:
+    subject_ = subject(tmp_path)
+    first = subject_.heldout[0]
+    drop = next(i for i, label in enumerate(first.tokens["labels"]) if label != -100) - shared
+    short = [{name: values[drop:] for name, values in choice.items()} for choice in first.choices]
+    example = replace(first, tokens=short[first.answer or 0], choices=tuple(short))
+    found = evaluate(subject_.base, [example], subject_.tokenizer, "causal", batch_size=2)
+    assert found["heldout_loss"] == pytest.approx(mean_nll(subject_.base, example.tokens)[0], rel=1e-4)
+
+
 def test_the_loss_is_a_mean_over_examples_whatever_the_batch_size(tmp_path: Path) -> None:
     subject_ = subject(tmp_path)
     plain = [replace(example, choices=()) for example in subject_.heldout]

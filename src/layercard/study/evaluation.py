@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor, nn
 
 from layercard.data import IGNORED, Task, Tokens, collate, pad_id
@@ -92,22 +93,26 @@ def _mean_nll(logits: Tensor, labels: Tensor) -> Tensor:
 def _choose(model: nn.Module, example: HeldOut, pad: int, device: torch.device) -> Judged:
     """Score every choice by its log-likelihood per byte; the loss is that of the right one."""
     assert example.answer is not None
-    shared = _shared(example.choices)
-    head = torch.tensor([example.choices[0]["input_ids"][:shared]], device=device)
-    out = model(input_ids=head, use_cache=True, logits_to_keep=1)
-    rest = collate([_after(choice, shared) for choice in example.choices], pad)
-    rows = rest["input_ids"].shape[0]
-    out.past_key_values.batch_repeat_interleave(rows)
-    mask = torch.cat([torch.ones(rows, shared, dtype=torch.long), rest["attention_mask"]], dim=1)
-    tail = model(
-        input_ids=rest["input_ids"].to(device), attention_mask=mask.to(device), past_key_values=out.past_key_values
-    )
-    logits = torch.cat([out.logits[:, -1:].expand(rows, -1, -1), tail.logits[:, :-1]], dim=1)
-    labels = rest["labels"].to(device)
+    before = max(0, _shared(example.choices) - 1)  # the last shared token predicts the first of the rest
+    rest = collate([_after(choice, before) for choice in example.choices], pad)
+    rows, mask, cache = len(example.choices), rest["attention_mask"], None
+    if before > 0:
+        cache = _cached(model, torch.tensor([example.choices[0]["input_ids"][:before]], device=device))
+        cache.batch_repeat_interleave(rows)
+        mask = torch.cat([torch.ones(rows, before, dtype=torch.long), mask], dim=1)
+    inputs = {"input_ids": rest["input_ids"].to(device), "attention_mask": mask.to(device)}
+    logits = model(**inputs, past_key_values=cache).logits[:, :-1]
+    labels = rest["labels"][:, 1:].to(device)
     nll = _nll(logits, labels)
     per_byte = nll.sum(1) / torch.tensor(example.lengths, device=device)
     mean = nll.sum(1) / (labels != IGNORED).sum(1)
     return Judged((float(mean[example.answer]),), (int(per_byte.argmin()) == example.answer,))
+
+
+def _cached(model: nn.Module, tokens: Tensor) -> Any:
+    """Return the keys and values of (1, length) `tokens`; the head is not run, for on one row CPUs take long over it."""
+    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return causal.base_model(input_ids=tokens, use_cache=True).past_key_values
 
 
 def _shared(choices: Sequence[Tokens]) -> int:
