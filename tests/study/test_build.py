@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,16 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert main(words(model, data, card, *more)) != 0
     assert said in " ".join(capfd.readouterr().err.split())
     assert not card.exists()
+
+
+def test_bad_data_are_found_before_the_weights_are_loaded(
+    model: Path, data: StudyData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "model"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    wrong = replace(data, heldout=str(tmp_path / "missing.jsonl"))
+    assert main(words(bare, wrong, tmp_path / "card.json")) != 0
+    assert "missing.jsonl does not exist" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_file_has_no_splits_to_hold_out(model: Path, data: StudyData, capfd: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,12 @@ def heldout_examples(data: StudyData, tokenizer: Any, task: Task, settings: Stud
     return found
 
 
+def check_readable(data: StudyData, tokenizer: Any, task: Task, settings: StudySettings) -> None:
+    """Raise `DataError` where the data cannot be used; needs no model, whose weights may take minutes to load."""
+    heldout_examples(data, tokenizer, task, settings)
+    training_rows(data, tokenizer, task, settings, settings.seeds[0])
+
+
 def layout_of(data: StudyData, tokenizer: Any) -> tuple[dict[str, str], str | None]:
     """Return which column plays which part, and a digest of the chat template where examples are messages."""
     record = sample_records(data.train, count=1, seed=0, split=data.split, config=data.config)[0]

@@ -16,6 +16,7 @@ from layercard.cli.options import ModelSource
 from layercard.cli.output import Output
 from layercard.pipeline.probing import locate_layers
 from layercard.study.build import StudyModel, build_card
+from layercard.study.examples import check_readable
 from layercard.study.settings import StudyData, StudySettings
 
 
@@ -35,7 +36,9 @@ def make_card(
     config = load_config(source.name)
     if not max_length_given:
         settings = replace(settings, max_length=min(settings.max_length, longest_input(config)))
-    tokenizer, base = load_tokenizer(source.name), load_model(source)
+    tokenizer, task = load_tokenizer(source.name), task_of(config, source.name)
+    check_readable(data, tokenizer, task, settings)
+    base = load_model(source)
     manager = plugins.manager()
     facts = model_fingerprint(
         base,
@@ -48,7 +51,7 @@ def make_card(
     path = output or Path(f"{key}.json")
     parts = work or path.with_suffix(".parts")
     said.say(f"Building the Layer Card {key}; finished parts are kept in {parts}.")
-    model = StudyModel(base, tokenizer, task_of(config, source.name), facts)
+    model = StudyModel(base, tokenizer, task, facts)
     document = build_card(model, data, settings, work=parts, manager=manager, command=command, say=said.say)
     save_card(LayerCard(document, str(path)), path)
     said.say(f"Wrote {path}.")

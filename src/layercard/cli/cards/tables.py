@@ -80,9 +80,13 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, st
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{name}: ")
-        elif isinstance(value, list):
-            yield before + name, "–".join(ratio(x) if isinstance(x, float) else str(x) for x in value)
-        elif name == "peak_bytes":
-            yield before + name, bytes_text(value)
         elif value is not None:
-            yield before + name, number(value) if isinstance(value, float) else str(value)
+            yield before + name, _shown(name, value)
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return "–".join(ratio(x) if isinstance(x, float) else str(x) for x in value)
+    if name == "peak_bytes":
+        return bytes_text(value)
+    return number(value) if isinstance(value, float) else str(value)
