@@ -173,6 +173,18 @@ def test_differences_from_the_cards_run_are_said(
     assert "tiny/numbers was measured otherwise: LoRA rank 4 here, 16 on the card." in said
 
 
+def test_cards_that_differ_alike_are_said_once(
+    tmp_path: Path, library: Path, resnorm: Array, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lora = {"rank": 16, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"]}
+    for dataset in ("numbers", "words"):
+        put(library, own_card(resnorm, dataset, lora=lora))
+    place(tmp_path)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "Layer Cards tiny/numbers, tiny/words were measured otherwise: LoRA rank 4 here, 16 on the card." in said
+    assert said.count("measured otherwise") == 1
+
+
 def test_a_model_without_adapters_yet_is_asked_about_by_its_target_modules(tmp_path: Path, library: Path) -> None:
     """As where a host builds its adapter from a placement."""
     model = deep_model()

@@ -81,7 +81,7 @@ class Consultation:
         if choice.chosen is None and self.shelf.named:
             raise _unfit(choice.matches[0].card, choice.matches[0].why_not or choice.reason)
         placement = placement_from(choice, self.query.num_layers, self.settings)
-        differing = tuple(_difference(match) for match in choice.used if match.differences)
+        differing = _measured_otherwise(choice.used)
         return Decision(placement or without_cards(fallback, choice.reason), choice, (*self.shelf.notes, *differing))
 
 
@@ -197,8 +197,17 @@ def _why_none_may(shelf: Shelf, query: CardQuery, settings: PlacementSettings) -
     return f"no Layer Card of this model may decide; {'; '.join(kept_out)}" if kept_out else NOT_OF_THIS_MODEL
 
 
-def _difference(match: CardMatch) -> str:
-    return f"The Layer Card {match.card.key} was measured otherwise: {', '.join(match.differences)}."
+def _measured_otherwise(used: Sequence[CardMatch]) -> tuple[str, ...]:
+    """Return how the cards' own runs differed from this one, cards that differ alike together."""
+    cards: dict[tuple[str, ...], list[str]] = {}
+    for match in used:
+        if match.differences:
+            cards.setdefault(match.differences, []).append(match.card.key)
+    return tuple(
+        f"Layer Card{'s' * (len(keys) > 1)} {', '.join(keys)} {'was' if len(keys) == 1 else 'were'} measured otherwise: "
+        f"{', '.join(differences)}."
+        for differences, keys in cards.items()
+    )
 
 
 def _unfit(card: LayerCard, reason: str) -> CardError:

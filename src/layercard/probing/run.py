@@ -62,11 +62,10 @@ def run_probe(
     if _ranks() > 1:
         run.sums.reduce(run.device)
     run.check()
-    statistics = finish(
+    return finish(
         run.sums, run.names, model=type(model).__name__, needs=run.needs, offset=run.offset, notes=run.notes,
         left_out=weights_out_of_reach(stack), seconds=time.perf_counter() - began,
     )  # fmt: skip
-    return statistics
 
 
 def own_loss(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
