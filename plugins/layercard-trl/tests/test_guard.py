@@ -1,4 +1,4 @@
-"""The guard in TRL's trainers: on 4-bit weights, for preferences, and through the flags."""
+"""The guard in TRL's trainers: on 4-bit weights, on packed rows, for preferences, and through the flags."""
 
 from __future__ import annotations
 
@@ -75,6 +75,26 @@ def test_qlora_trains_as_without_a_guard(tmp_path: Path) -> None:
     assert quality["heldout_from"] == "eval_dataset"
     assert quality["heldout_loss"]["all_layers"] < quality["heldout_loss"]["before"]
     assert quality["heldout_loss"]["placed"] < quality["heldout_loss"]["before"]
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "wrapped"])
+def test_packed_rows_are_judged_and_train_as_without_a_guard(tmp_path: Path, strategy: str) -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    def build(name: str) -> Any:
+        packed = {"packing": True, "packing_strategy": strategy, "gradient_accumulation_steps": 2}
+        return SFTTrainer(
+            tiny_model("llama"),
+            args=SFTConfig(output_dir=str(tmp_path / name), **(COMMON | packed)),
+            train_dataset=_sums(0, 200),
+            eval_dataset=_sums(200, 280),
+            processing_class=tiny_tokenizer(),
+            peft_config=LoraConfig(**LORA),
+        )
+
+    quality = _same_with_and_without(build)
+    assert quality["share_in_trial"] is not None
+    assert quality["heldout_loss"]["all_layers"] < quality["heldout_loss"]["before"]
 
 
 def test_preferences_are_judged_by_the_preference_loss(tmp_path: Path) -> None:
