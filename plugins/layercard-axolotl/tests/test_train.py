@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import LINEAR, PLUGIN, check_files, kto, read_json, sft, train_here, write
 
-from layercard.errors import HostError, PlacementError, SettingsError
+from layercard.errors import HostError, PlacementError, QualityError, SettingsError
 
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 NON_REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
@@ -43,6 +43,19 @@ def test_all_layer_lora_is_measured_in_the_same_run(folder, tmp_path):
     assert report.pairs >= 3
     assert report.baseline.trainable_parameters == 4 * report.placed.trainable_parameters
     assert not report.partial
+
+
+def test_the_key_has_the_guard_try_a_placement_and_stop_it(folder, tmp_path):
+    guarded = {"indices": [3], "measure": False, "guard_budget": 0.5}
+    stopping = guarded | {"on_quality_loss": "stop", "quality_threshold": 1.0}
+    raised = {"learning_rate": 0.01, "max_steps": 60, "num_epochs": 20}
+    quality = train_here(write(sft(folder, lora_layers=guarded, **raised), tmp_path / "warned" / "out")).report.quality
+    assert quality["kind"] == "predicted"
+    assert quality["heldout_loss"]["all_layers"] < quality["heldout_loss"]["before"]
+    with pytest.raises(QualityError, match=r"layers? 3 of 0–3"):
+        train_here(write(sft(folder, lora_layers=stopping, **raised), tmp_path / "stopped" / "out"))
+    assert read_json(tmp_path / "stopped" / "out" / "report.json")["quality"]["reaction"] == "stopped"
+    assert not (tmp_path / "stopped" / "out" / "adapter_model.safetensors").exists()
 
 
 def test_packs_are_probed_as_documents(folder, tmp_path):
