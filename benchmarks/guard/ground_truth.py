@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import torch
 from transformers import TrainerCallback
 
 import layercard
+from layercard.files import write_text
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -99,9 +99,7 @@ def save(path: Path, runs: list[dict[str, Any]]) -> None:
         "heldout_examples": len(runs[0]["heldout_losses"]["0"]),
     }
     lines = ",\n".join(json.dumps(run) for run in runs)
-    scratch = path.with_suffix(".part")
-    scratch.write_text(f'{json.dumps(head)[:-1]}, "results": [\n{lines}\n]}}\n')
-    os.replace(scratch, path)
+    write_text(path, f'{json.dumps(head)[:-1]}, "results": [\n{lines}\n]}}\n')
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import torch
 from transformers import TrainerCallback
 
 import layercard
+from layercard.quality.calibration import log_factor
 from layercard.quality.share import share_kept
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -110,6 +111,9 @@ def calibration(runs: Runs) -> dict[str, Any]:
     by_steps = {n: [i for i, p in enumerate(pairs) if p.steps == n] for n in sorted({p.steps for p in pairs})}
     return {
         "log K by steps times rate": {f"{d:g}": round(k, 2) for d, k in fitted(pairs).items()},
+        "log K less the shipped factor (rms)": _rms(
+            [gain(p) for p in pairs], [log_factor(p.steps, p.rate) for p in pairs]
+        ),
         "by steps": {
             str(n): {
                 "as it is": judged([pairs[i].early for i in at], [pairs[i] for i in at]),

@@ -35,6 +35,19 @@ def differences(card: LayerCard, query: CardQuery) -> tuple[str, ...]:
     )
 
 
+def measured_otherwise(by_card: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return a sentence for each set of differences, naming the cards, by key, that have it."""
+    cards: dict[tuple[str, ...], list[str]] = {}
+    for key, found in by_card.items():
+        if found:
+            cards.setdefault(found, []).append(key)
+    return tuple(
+        f"Layer Card{'s' * (len(keys) > 1)} {', '.join(keys)} {'was' if len(keys) == 1 else 'were'} measured otherwise: "
+        f"{', '.join(found)}."
+        for found, keys in cards.items()
+    )
+
+
 def _pairs(card: LayerCard, query: CardQuery) -> Iterator[tuple[str, Any, Any]]:
     for section, field, name in FACTS:
         there, here = _section(card, section).get(field), query.facts.get(field)

@@ -14,7 +14,7 @@ from typing import Any
 
 from layercard.cards.card import LayerCard
 from layercard.cards.correlation import SIGNIFICANCE, Likeness, likeness
-from layercard.cards.differences import differences
+from layercard.cards.differences import differences, measured_otherwise
 from layercard.cards.options import (
     EVERY,
     FLOORS,
@@ -98,6 +98,11 @@ class CardChoice:
     def used(self) -> tuple[CardMatch, ...]:
         """The matching cards, J* of Algorithm 1."""
         return tuple(match for match in self.matches if match.matches)
+
+    @property
+    def measured_otherwise(self) -> tuple[str, ...]:
+        """How the used cards' own runs differed from this one, in sentences."""
+        return measured_otherwise({match.card.key: match.differences for match in self.used})
 
     @property
     def metric(self) -> str:

@@ -19,7 +19,7 @@ from layercard.cards.card import LayerCard
 from layercard.cards.differences import template_digest
 from layercard.cards.fingerprint import model_fingerprint, public_id
 from layercard.cards.query import SCORE, CardQuery, why_incomparable, why_unwelcome
-from layercard.cards.transfer import CardChoice, CardMatch, TransferRules, transfer
+from layercard.cards.transfer import CardChoice, TransferRules, transfer
 from layercard.errors import CardError, ModelError
 from layercard.pipeline.shelf import NOT_OF_THIS_MODEL, Shelf, may_speak, none_of
 from layercard.placement.choose import asked_count
@@ -81,7 +81,7 @@ class Consultation:
         if choice.chosen is None and self.shelf.named:
             raise _unfit(choice.matches[0].card, choice.matches[0].why_not or choice.reason)
         placement = placement_from(choice, self.query.num_layers, self.settings)
-        differing = _measured_otherwise(choice.used)
+        differing = choice.measured_otherwise
         return Decision(placement or without_cards(fallback, choice.reason), choice, (*self.shelf.notes, *differing))
 
 
@@ -195,19 +195,6 @@ def _why_none_may(shelf: Shelf, query: CardQuery, settings: PlacementSettings) -
         if apart is None:
             kept_out.append(f"{card.key}: {reason}")
     return f"no Layer Card of this model may decide; {'; '.join(kept_out)}" if kept_out else NOT_OF_THIS_MODEL
-
-
-def _measured_otherwise(used: Sequence[CardMatch]) -> tuple[str, ...]:
-    """Return how the cards' own runs differed from this one, cards that differ alike together."""
-    cards: dict[tuple[str, ...], list[str]] = {}
-    for match in used:
-        if match.differences:
-            cards.setdefault(match.differences, []).append(match.card.key)
-    return tuple(
-        f"Layer Card{'s' * (len(keys) > 1)} {', '.join(keys)} {'was' if len(keys) == 1 else 'were'} measured otherwise: "
-        f"{', '.join(differences)}."
-        for differences, keys in cards.items()
-    )
 
 
 def _unfit(card: LayerCard, reason: str) -> CardError:

@@ -8,7 +8,7 @@ went, its steps times their learning rate.
 The constants come from benchmarks/guard: 200-step runs of a model of 135 million parameters with AdamW, adapters of rank
 16 scaled by 2, two to four examples a step, the trial at the peak learning rate. They were fitted on six placements, and
 foretold the ends of 24 others (other layers, another data set, a higher rate) with an error of 0.05 (rms); elsewhere they
-are an extrapolation. `interval_at_end` adds the standard deviation of the factor's logarithm over those 30. For
+are an extrapolation. `interval_at_end` adds how far the factor lay from theirs in all 30. For
 optimizers that are not Adam-like a learning rate says nothing of how far a step goes; there the smallest factor is
 taken, which warns too often rather than too seldom.
 """
@@ -23,8 +23,8 @@ STEPS = (2, 4, 8, 16, 32, 64, 160)
 """Optimizer steps at the reference learning rate."""
 LOG_FACTORS = (3.1, 3.0, 2.3, 1.25, 0.8, 0.5, 0.35)
 """Natural logarithm of the factor after each; between them interpolated in the logarithm of steps."""
-DEVIATION_NEAR, DEVIATION_FAR, NEAR = 0.35, 0.6, 4
-"""Standard deviation of the logarithm of the factor over runs and placements: up to `NEAR` steps, and beyond."""
+DEVIATION = 0.56
+"""How far the logarithm of the factor lay from this table over 30 placements and 2 to 64 steps (rms)."""
 SMALLEST, LARGEST = 0.02, 0.98
 """A share in the trial is taken for one within these, since odds of noise about 0 or 1 mean nothing."""
 
@@ -40,8 +40,7 @@ def at_end(share: float, updates: int, learning_rate: float | None) -> float:
 def interval_at_end(low: float, high: float, updates: int, learning_rate: float | None) -> tuple[float, float]:
     """Return the interval at the end for one in the trial, wider by what the factor differed between runs."""
     factor = log_factor(updates, learning_rate)
-    deviation = DEVIATION_NEAR if _distance(updates, learning_rate) <= NEAR else DEVIATION_FAR
-    return _moved(low, factor - deviation), _moved(high, factor + deviation)
+    return _moved(low, factor - DEVIATION), _moved(high, factor + DEVIATION)
 
 
 def _moved(share: float, log_odds: float) -> float:

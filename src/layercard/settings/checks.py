@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from layercard.errors import SettingsError, nearest, one_of
 from layercard.sizes import parse_prefix_cache
 
 if TYPE_CHECKING:
     from layercard.settings.placement_settings import PlacementSettings
+
+Prefer = Literal["quality", "balanced", "speed"]
+CheckpointingAboveEntry = Literal["keep", "off", "auto"]
+OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 
 SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold")
 
@@ -30,7 +34,6 @@ def check_texts(s: PlacementSettings) -> None:
 
 def check_values(s: PlacementSettings) -> None:
     """Raise `SettingsError` where a value is out of its range, or two of them do not go together."""
-    parse_prefix_cache(s.prefix_cache)
     _check_numbers(s)
     _check_choices(s)
     _check_combination(s)
@@ -90,12 +93,12 @@ def check_indices(indices: Any) -> None:
 
 
 def _check_choices(s: PlacementSettings) -> None:
-    for name, allowed in (
-        ("prefer", ("quality", "balanced", "speed")),
-        ("checkpointing_above_entry", ("keep", "off", "auto")),
-        ("on_quality_loss", ("warn", "stop", "all_layers", "widen")),
+    for name, choices in (
+        ("prefer", Prefer),
+        ("checkpointing_above_entry", CheckpointingAboveEntry),
+        ("on_quality_loss", OnQualityLoss),
     ):
-        value = getattr(s, name)
+        value, allowed = getattr(s, name), get_args(choices)
         if value not in allowed:
             raise SettingsError(f"`{name}` is {value!r}. It is one of {one_of(allowed)}.{nearest(str(value), allowed)}")
 

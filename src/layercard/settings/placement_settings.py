@@ -12,14 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from layercard.errors import SettingsError, nearest, one_of
-from layercard.settings.checks import check_indices, check_texts, check_values
-
-Prefer = Literal["quality", "balanced", "speed"]
-CheckpointingAboveEntry = Literal["keep", "off", "auto"]
-OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
+from layercard.settings.checks import (
+    CheckpointingAboveEntry,
+    OnQualityLoss,
+    Prefer,
+    check_indices,
+    check_texts,
+    check_values,
+)
 
 
 def _option(default: Any, help: str) -> Any:

@@ -181,9 +181,9 @@ def _pooled_energy(probed: dict[str, Any], layers: Sequence[int]) -> dict[str, f
 
 
 def _reproduction(found: Findings, settings: StudySettings, date: str) -> dict[str, Any] | None:
-    before = [run["metrics"][MAIN_METRIC] for run in found.untuned] * (
-        len(settings.seeds) if len(found.untuned) == 1 else 1
-    )
+    before = [run["metrics"][MAIN_METRIC] for run in found.untuned]
+    if not found.head_trained:
+        before *= len(settings.seeds)
     gains = {
         name: [base - run["metrics"][MAIN_METRIC] for base, run in zip(before, runs, strict=True)]
         for name, runs in found.runs.items()

@@ -56,9 +56,8 @@ class Matches:
             output.console.print(_matches_table(measured))
         if published := len(self.choice.matches) - len(measured):
             output.say(f"Published cards ({published}) hold no ranks of layers to compare, so they cannot match.")
-        for match in self.choice.used:
-            if match.differences:
-                output.say(f"{match.card.key} was measured otherwise: {', '.join(match.differences)}.")
+        for sentence in self.choice.measured_otherwise:
+            output.say(sentence)
         if self.choice.options:
             output.console.print(_options_table(self.choice))
         layers = describe(self.placement.layers, self.placement.num_layers)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SHOWN_SCORES = 5
 """As many columns of scores as a terminal holds."""
 OWN_COLUMN = ("step_seconds_ratio", "peak_memory_ratio")
-LABELS = {"peak_bytes": "peak", "step_seconds": "seconds", "step_seconds_interval": "step, 95%"}
+LABELS = {"peak_bytes": "peak", "step_seconds": "seconds", "step_seconds_interval": "step interval"}
 
 
 def outcomes_table(card: LayerCard) -> Table:
