@@ -1,4 +1,4 @@
-"""The built-in scorers, strategies, commands, cards, layers and hosts, registered through the hooks that plugins use."""
+"""The built-in scorers, strategies, commands, cards, layers, hosts and tokens, registered through the hooks that plugins use."""
 
 from __future__ import annotations
 
@@ -70,3 +70,11 @@ def locate_host(trainer: Any) -> Host | None:
     from layercard.hosts.plain import PlainHost
 
     return PlainHost.answer(trainer)
+
+
+@hookimpl(trylast=True)
+def tokenize_examples(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
+    """Tokenize by the tokenizer's own chat template."""
+    from layercard.data.chat import tokenize_example
+
+    return [tokenize_example(tokenizer, example) for example in examples]

@@ -1,6 +1,7 @@
 """The hooks through which plugins join layercard; built-ins use the same ones.
 
-`register_*` fills a registry, `provide_*` returns data, `locate_*` stops at the first answer, `after_*` observes.
+`register_*` fills a registry, `provide_*` returns data, `locate_*` and `tokenize_*` stop at the first answer, `after_*`
+observes.
 A plugin is a module or object with functions of these names, decorated with `layercard.hookimpl` and named by an
 entry point of the group `layercard`. Stable: `register_scorers`, `locate_decoder_layers` and `provide_cards`.
 """
@@ -62,6 +63,15 @@ def locate_decoder_layers(model: nn.Module) -> LayerStack | None:
 @hookspec(firstresult=True)
 def locate_host(trainer: Any) -> Host | None:
     """Return what the pipeline needs of this trainer, or None to leave it to the next plugin."""
+
+
+@hookspec(firstresult=True)
+def tokenize_examples(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, list[int]]] | None:
+    """Return `input_ids` and `labels` (-100 where nothing is learned) of language modelling examples, uncut, in order.
+
+    As the trainer that the plugin knows would make them. An example holds `prompt` and `completion`, `messages`,
+    `conversations` or `text`, and perhaps `tools` and `chat_template_kwargs`. None leaves them to the next plugin.
+    """
 
 
 @hookspec

@@ -1,7 +1,7 @@
-"""Reads a sample of records, each a mapping of column to value, from a local file or from the Hub.
+"""Reads records, each a mapping of column to value that knows where it stands, from a local file or from the Hub.
 
 JSON, JSON lines, CSV (also gzipped) and Parquet files, folders that `datasets` can read, and Hub ids. Files are read
-here without any network. What the columns mean is `data.py`'s business.
+here without any network. Lines are counted from 1, rows and items from 0. What the columns mean is `data`'s business.
 """
 
 from __future__ import annotations
@@ -10,16 +10,27 @@ import csv
 import gzip
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TextIO
 
 from layercard.errors import DataError, one_of
 
-Record: TypeAlias = dict[str, Any]
-
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
+LONGEST_FIELD = 2**31 - 1
+"""Characters of a CSV field; Python's own limit of 131,072 is less than a document may have."""
+LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _EXTRA = "Install it with `pip install 'layercard[cli]'`."
+
+
+class Record(dict[str, Any]):
+    """One example, a value a column; `place` says where it stands, such as `data.csv, line 3`."""
+
+    def __init__(self, values: dict[str, Any], place: str) -> None:
+        super().__init__(values)
+        self.place = place
 
 
 def sample_records(
@@ -30,36 +41,100 @@ def sample_records(
     `source` is a file, a folder or a Hub id; `split` and `config` are read for the last two. Draws nothing from the
     global random state. Raises `DataError` where it does not exist, cannot be read, or is empty.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
-        records = _from_file(path, count, seed)
-    elif path.is_dir() or not _looks_like_a_path(source):
-        records = _from_datasets(path if path.is_dir() else None, source, count, seed, split, config)
+    path = _file(source)
+    if path is None:
+        data = _loaded(source, split, config)
+        records = [_row(source, i, data[i]) for i in _indices(len(data), count, seed)]
+    elif _kind(path) == ".parquet":
+        table = _table(path)
+        indices = _indices(table.num_rows, count, seed)
+        rows = table.take(indices).to_pylist()
+        records = [_row(str(path), i, row) for i, row in zip(indices, rows, strict=True)]
     else:
-        raise DataError(
-            f"The dataset {source} does not exist. Give a local file ({one_of(SUFFIXES)}), a folder, or a Hub id."
-        )
+        with _readable(path) as found:
+            records = _drawn(found, count, seed)
     if not records:
         raise DataError(f"The dataset {source} is empty. Give one with at least one example.")
     return records
+
+
+def first_record(source: str, *, split: str = "train", config: str | None = None) -> Record:
+    """Return the first record of `source`, reading no more of a text file than that; raises as `sample_records`."""
+    path = _file(source)
+    if path is None or _kind(path) == ".parquet":
+        rows: Iterable[Record] = _every(source, path, split, config)
+    else:
+        with _readable(path) as found:
+            rows = [row for row, _ in zip(found, range(1), strict=False)]
+    for row in rows:
+        return row
+    raise DataError(f"The dataset {source} is empty. Give one with at least one example.")
+
+
+def column_values(
+    source: str, column: str, *, split: str = "train", config: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the value of `column` in every record of `source`; None where a record has none."""
+    path = _file(source)
+    if path is None or _kind(path) == ".parquet":
+        yield from ((row.place, row.get(column)) for row in _every(source, path, split, config, [column]))
+        return
+    with _readable(path) as found:
+        yield from ((row.place, row.get(column)) for row in found)
+
+
+def class_names(source: str, column: str, *, split: str = "train", config: str | None = None) -> list[str] | None:
+    """Return the names that `datasets` keeps for the numbers of a class column, None where it keeps none."""
+    path = _file(source)
+    if path is not None:
+        return None
+    import datasets
+
+    feature = _loaded(source, split, config).features.get(column)
+    feature = feature.feature if isinstance(feature, datasets.Sequence | datasets.List) else feature
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+
+def place_of(record: dict[str, Any], source: str, index: int) -> str:
+    """Return where a record stands for a message; one that does not know is the `index`-th of `source`."""
+    return record.place if isinstance(record, Record) else f"{source}, row {index}"
+
+
+def _file(source: str) -> Path | None:
+    """Return the file that `source` names, None for what `datasets` has to read."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        _kind(path)
+        return path
+    if path.is_dir() or not _looks_like_a_path(source):
+        return None
+    raise DataError(
+        f"The dataset {source} does not exist. Give a local file ({one_of(SUFFIXES)}), a folder, or a Hub id."
+    )
 
 
 def _looks_like_a_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).suffix in (*SUFFIXES, ".gz")
 
 
-def _from_file(path: Path, count: int, seed: int) -> list[Record]:
+def _kind(path: Path) -> str:
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if kind not in SUFFIXES:
+        raise DataError(f"{path} is of no known kind. Supported are files ending in {one_of(SUFFIXES)}.")
+    return kind
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Iterator[Record]]:
+    """Yield the records of a JSON or CSV file one by one; what stops the reading is one clear error."""
+    longest = csv.field_size_limit(LONGEST_FIELD)
     try:
-        if kind == ".parquet":
-            return _parquet(path, count, seed)
-        if kind not in SUFFIXES:
-            raise DataError(f"{path} is of no known kind. Supported are files ending in {one_of(SUFFIXES)}.")
         with _opened(path) as file:
-            rows = _csv(path, file) if kind == ".csv" else _json(path, file)
-            return _drawn(rows, count, seed)
+            yield _csv(path, file) if _kind(path) == ".csv" else _json(path, file)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}). Give a readable UTF-8 file.") from None
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _opened(path: Path) -> TextIO:
@@ -106,7 +181,7 @@ def _objects(path: Path, rows: Iterable[tuple[str, Any]]) -> Iterator[Record]:
     for where, row in rows:
         if not isinstance(row, dict):
             raise DataError(f"{path}: {where} is a {type(row).__name__}. Every example is a JSON object of columns.")
-        yield row
+        yield Record(row, f"{path}, {where}")
 
 
 def _csv(path: Path, file: TextIO) -> Iterator[Record]:
@@ -117,44 +192,59 @@ def _csv(path: Path, file: TextIO) -> Iterator[Record]:
                 f"{path}: line {reader.line_num} has not as many fields as the header ({one_of(reader.fieldnames or [])})."
                 " Put values that hold commas or line breaks in double quotes."
             )
-        yield dict(row)
+        inside = sum(len(LINE_BREAK.findall(value)) for value in row.values())
+        yield Record(dict(row), f"{path}, line {reader.line_num - inside}")
 
 
-def _parquet(path: Path, count: int, seed: int) -> list[Record]:
+def _table(path: Path, columns: list[str] | None = None) -> Any:
     try:
         import pyarrow as pa  # type: ignore[import-untyped]
         import pyarrow.parquet as parquet  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise DataError(f"{path} is a Parquet file, and pyarrow is not installed. {_EXTRA}") from None
     try:
-        table = parquet.read_table(path)
-    except pa.ArrowException as error:
+        return parquet.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}). Give a readable file.") from None
-    rows: list[Record] = table.take(_indices(table.num_rows, count, seed)).to_pylist()
-    return rows
+
+
+def _every(
+    source: str, path: Path | None, split: str, config: str | None, columns: list[str] | None = None
+) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, or of what `datasets` reads."""
+    if path is None:
+        data = _loaded(source, split, config)
+        rows: Iterable[dict[str, Any]] = (
+            data.select_columns([c for c in columns if c in data.features]) if columns else data
+        )
+    else:
+        rows = (row for batch in _table(path, columns).to_batches() for row in batch.to_pylist())
+    yield from (_row(str(path or source), i, row) for i, row in enumerate(rows))
+
+
+def _row(source: str, index: int, values: dict[str, Any]) -> Record:
+    return Record(dict(values), f"{source}, row {index}")
 
 
 def _indices(rows: int, count: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(rows), min(rows, count)))
 
 
-def _from_datasets(
-    folder: Path | None, source: str, count: int, seed: int, split: str, config: str | None
-) -> list[Record]:
+def _loaded(source: str, split: str, config: str | None) -> Any:
+    """Return the split of a folder or a Hub id as a `datasets.Dataset`."""
     try:
         import datasets
     except ModuleNotFoundError:
         raise DataError(f"Reading {source} needs the package `datasets`, which is not installed. {_EXTRA}") from None
+    folder = Path(source).expanduser() if Path(source).expanduser().is_dir() else None
     try:
         if folder is not None and any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(str(folder))
-            data = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        else:
-            data = datasets.load_dataset(str(folder or source), config, split=split)
+            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        return datasets.load_dataset(str(folder or source), config, split=split)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
         raise DataError(
             f"The dataset {source} (split {split!r}) cannot be loaded: {reason}. Give a local file, or a Hub id with "
             "`--split` and `--dataset-config` where it has several."
         ) from None
-    return [dict(data[i]) for i in _indices(len(data), count, seed)]

@@ -99,7 +99,7 @@ def ask_cards(asked: Asked, *, thorough: bool) -> Answer:
         if shelf.named:
             raise click.UsageError("`--cards` names a Layer Card, which is compared on examples. Give `--dataset`.")
         return Answer(_unasked(asked, shelf, UNASKED))
-    loaded = load_model(asked.model)
+    loaded = load_model(asked.model, asked.output.say)
     stack = locate_layers(loaded, asked.settings.layers_path, asked.manager)
     consultation = consult(shelf, asked.settings, loaded, stack, target_modules=asked.targets, facts=_facts(asked.data))
     worth = consultation.comparable if thorough else consultation.worth_probing

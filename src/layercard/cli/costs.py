@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from layercard.anatomy.layers import LayerStack, find_layers
 from layercard.anatomy.targets import find_targets
+from layercard.cli.positions import longest_input
 from layercard.cost.predict import UnitCosts
 from layercard.cost.unit_costs import estimate_unit_costs, measure_unit_costs
 
@@ -33,37 +34,62 @@ def plan_costs(
         return estimate_unit_costs(
             bare, stack
         ), "costs estimated from parameters: a layer is too large to be timed on this CPU"
-    return _measured(bare, stack, targets), f"costs timed on {LAYERS} layers of random weights and {TOKENS} tokens"
+    width = min(TOKENS, longest_input(bare))
+    units = _measured(bare, stack, targets, width)
+    return units, f"costs timed on {LAYERS} layers of random weights and {width} tokens"
 
 
-def _measured(bare: PreTrainedModel, stack: LayerStack, targets: list[str] | None) -> UnitCosts:
+def _measured(bare: PreTrainedModel, stack: LayerStack, targets: list[str] | None, width: int) -> UnitCosts:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(["cuda"] if device == "cuda" else []):
         torch.manual_seed(0)
         model: Any = type(bare)(_shallow(bare.config)).to(device, bare.dtype).train()
-        batch = {name: values.to(device) for name, values in _batch(model).items()}
+        batch = {name: values.to(device) for name, values in _batch(model, width).items()}
         shallow = find_layers(model, path=stack.path)
         names = [t.name for t in find_targets(model, shallow, names=targets) if t.layer == len(shallow) - 1]
         return measure_unit_costs(model, shallow, batch, target_modules=names, rounds=ROUNDS)
 
 
+DEPTHS = ("num_hidden_layers", "num_decoder_layers", "num_encoder_layers", "encoder_layers", "decoder_layers", "depth")
+"""What configurations call the number of layers of their stacks; transformers maps others to the first."""
+
+
 def _shallow(config: Any) -> Any:
-    """The same configuration with fewer layers; lists of one item a layer are cut as well."""
+    """The same configuration with fewer layers in every stack; lists of one item a layer are cut as well."""
     shallow = copy.deepcopy(config)
     text = shallow.get_text_config()
     depth = text.num_hidden_layers
     for name, value in list(vars(text).items()):
         if isinstance(value, list) and len(value) == depth:
             setattr(text, name, value[:LAYERS])
-    text.num_hidden_layers = min(LAYERS, depth)
+    for part in (shallow, *(getattr(shallow, name) for name in shallow.sub_configs)):
+        for name in DEPTHS:
+            if isinstance(number := getattr(part, name, None), int):
+                setattr(part, name, min(LAYERS, number))
     return shallow
 
 
-def _batch(model: Any) -> dict[str, torch.Tensor]:
-    """One row of random tokens, as many as the model can read, with labels."""
-    text = model.config.get_text_config()
-    width = min(TOKENS, vars(text).get("max_position_embeddings") or TOKENS)
-    ids = torch.randint(0, text.vocab_size, (1, width))
-    generates = model.get_output_embeddings() is not None
-    labels = ids if generates else torch.zeros(1, dtype=torch.long)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+def _batch(model: Any, width: int) -> dict[str, torch.Tensor]:
+    """One row of random tokens with labels of the model's kind."""
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, width))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return batch | _labels(type(model).__name__, model.config, batch)
+
+
+def _labels(kind: str, config: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return labels as this class of model takes them; choices are read as two rows of one example."""
+    first = torch.zeros(1, dtype=torch.long)
+    if kind.endswith("ForQuestionAnswering"):
+        return {"start_positions": first, "end_positions": first}
+    if kind.endswith("ForMultipleChoice"):
+        return {name: torch.stack([rows, rows], 1) for name, rows in batch.items()} | {"labels": first}
+    if kind.endswith("ForTokenClassification"):
+        return {"labels": torch.zeros_like(batch["input_ids"])}
+    if kind.endswith("ForSequenceClassification"):
+        numbers = torch.zeros((1,) if config.num_labels == 1 else (1, config.num_labels))
+        return {"labels": first if _of_one_class(config) else numbers}
+    return {"labels": batch["input_ids"]}
+
+
+def _of_one_class(config: Any) -> bool:
+    return config.problem_type in (None, "single_label_classification") and config.num_labels > 1

@@ -11,12 +11,16 @@ import pluggy
 from torch import nn
 
 from layercard import plugins
-from layercard.cli.loading import load_config, load_model, load_tokenizer, longest_input, task_of
+from layercard.cli.loading import load_config, load_model, load_tokenizer, settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
-from layercard.data import probe_data
+from layercard.cli.positions import longest_input
+from layercard.cli.tasks import Purpose, unread_labels
+from layercard.data import LABELLED, Labels, ProbeData, SavedHead, probe_data
+from layercard.data.batches import dataset_labels
 from layercard.pipeline.probing import probe
 from layercard.probing.statistics import LayerStatistics
+from layercard.records import first_record
 from layercard.scores.base import LayerScores, checked
 from layercard.settings import PlacementSettings
 
@@ -71,23 +75,10 @@ def examine(
     """
     scorers = plugins.scorers(manager)
     known = [scorers[name] for name in scores]
-    config = load_config(model.name)
-    examples = probe_data(
-        data.name,
-        load_tokenizer(model.name),
-        task=task_of(config, model.name),
-        examples=settings.probe_examples,
-        batch_size=settings.probe_batch_size or BATCH_SIZE,
-        max_length=data.max_length or longest_input(config),
-        seed=settings.random_seed,
-        columns=data.columns,
-        split=data.split,
-        config=data.config,
-    )
-    if examples.skipped:
-        output.say(f"{examples.skipped} sampled examples hold nothing to learn within the length and were left out.")
+    model = settled(model, data, output.say)
+    examples = read_examples(model, data, settings, manager, output, loaded)
     statistics = probe(
-        load_model(model) if loaded is None else loaded,
+        load_model(model, output.say) if loaded is None else loaded,
         examples.batches,
         scores=scores,
         layers_path=settings.layers_path,
@@ -97,3 +88,56 @@ def examine(
         target_modules=targets,
     )
     return Examined(statistics, {s.name: checked(s.score(statistics), statistics) for s in known})
+
+
+def read_examples(
+    model: ModelSource,
+    data: DataSource,
+    settings: PlacementSettings,
+    manager: pluggy.PluginManager,
+    output: Output,
+    loaded: nn.Module | None = None,
+) -> ProbeData:
+    """Return the batches that a settled model is probed on; what a person should know of them is said."""
+    purpose = model.purpose
+    assert purpose is not None  # the model is settled
+    task, labels = purpose.task, _labels(model.name, purpose, data, output)
+    if data.columns == {} and (line := unread_labels(_first(data), task)):
+        output.say(line)
+    tokenizer = load_tokenizer(model.name, purpose)
+    bare = skeleton(model.name, purpose) if loaded is None else loaded
+    examples = probe_data(
+        data.name,
+        tokenizer,
+        task=task if labels is None else labels.task,
+        examples=settings.probe_examples,
+        batch_size=settings.probe_batch_size or BATCH_SIZE,
+        max_length=longest_input(bare, tokenizer, wanted=data.max_length),
+        seed=settings.random_seed,
+        columns=data.columns,
+        split=data.split,
+        config=data.config,
+        labels=labels,
+        manager=manager,
+    )
+    if examples.skipped:
+        output.say(f"{examples.skipped} sampled examples hold nothing to learn within the length and were left out.")
+    return examples
+
+
+def _labels(name: str, purpose: Purpose, data: DataSource, output: Output) -> Labels | None:
+    """Return what the labels are to a classifier: decided already for a new head, else read for the saved one."""
+    if purpose.labels is not None or purpose.task not in LABELLED:
+        return purpose.labels
+    saved = SavedHead.of(load_config(name))
+    asked = None if purpose.task == "classification" and saved.task is None else purpose.task
+    labels = dataset_labels(
+        data.name, _first(data), task=asked, saved=saved, columns=data.columns, split=data.split, config=data.config
+    )
+    if labels.shown:
+        output.say(labels.shown)
+    return labels
+
+
+def _first(data: DataSource) -> Any:
+    return first_record(data.name, split=data.split, config=data.config)

@@ -5,22 +5,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import transformers
 from torch import nn
 
-from layercard.cli.options import ModelSource
-from layercard.data import Task
+from layercard.cli.options import DataSource, ModelSource
+from layercard.cli.tasks import Purpose, purpose_of
 from layercard.errors import ModelError
+from layercard.random_state import random_state
 
-_CLASSES = {
-    "causal": transformers.AutoModelForCausalLM,
-    "masked": transformers.AutoModelForMaskedLM,
-    "classification": transformers.AutoModelForSequenceClassification,
-}
+Say: TypeAlias = Callable[[str], None]
 
 
 def load_config(name: str) -> Any:
@@ -37,54 +37,67 @@ def load_config(name: str) -> Any:
         ) from None
 
 
-def task_of(config: Any, name: str) -> Task:
-    """Return what the model was saved to do."""
-    architecture = (config.architectures or ["CausalLM"])[0]
-    if architecture.endswith("ForSequenceClassification"):
-        return "classification"
-    if architecture.endswith("ForMaskedLM"):
-        return "masked"
-    if architecture.endswith(("CausalLM", "LMHeadModel", "ForConditionalGeneration")):
-        return "causal"
-    raise ModelError(
-        f"The model {name} is a {architecture}, which has no head that layercard can probe. Supported are causal and masked "
-        "language models and sequence classifiers; save it with such a head."
-    )
+def settled(source: ModelSource, data: DataSource | None, say: Say) -> ModelSource:
+    """Return the source with what the model is to do, decided once by model, `--task` and dataset, and told."""
+    if source.purpose is not None:
+        return source
+    purpose = purpose_of(load_config(source.name), source.name, asked=source.task, data=data)
+    for line in purpose.said:
+        say(line)
+    return replace(source, purpose=purpose)
 
 
-def skeleton(name: str) -> transformers.PreTrainedModel:
+def skeleton(name: str, purpose: Purpose | None = None) -> transformers.PreTrainedModel:
     """Return the model without weights, on the meta device."""
     config = load_config(name)
-    auto = _CLASSES[task_of(config, name)]
+    purpose = purpose or purpose_of(config, name)
     try:
         with torch.device("meta"):
-            model: transformers.PreTrainedModel = auto.from_config(config)
+            model: transformers.PreTrainedModel = purpose.auto.from_config(purpose.configured(config))
     except ValueError as error:
         raise ModelError(_unsupported(name, error)) from None
     return model
 
 
-def load_model(source: ModelSource) -> nn.Module:
-    """Return the model with its weights, on its device, ready for a probe."""
+def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
+    """Return the model with its weights, on its device, ready for a probe; `say` is told which weights are new.
+
+    New weights are drawn from seed 0, so that the same command gives the same scores.
+    """
     config = load_config(source.name)
+    purpose = source.purpose or purpose_of(config, source.name, asked=source.task)
     device = source.device or ("cuda" if torch.cuda.is_available() else "cpu")
     options: dict[str, Any] = {"dtype": source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)}
+    if purpose.labels is not None:
+        options |= {"ignore_mismatched_sizes": True}  # a new head may replace a saved one
     if source.load_in_4bit:
         options |= {"quantization_config": _nf4(), "device_map": {"": device}}
     try:
-        model = _CLASSES[task_of(config, source.name)].from_pretrained(_where(source.name), **options)
+        with random_state(0):
+            model, told = purpose.auto.from_pretrained(
+                _where(source.name), config=purpose.configured(config), output_loading_info=True, **options
+            )
     except ValueError as error:
         raise ModelError(_unsupported(source.name, error)) from None
     except OSError as error:
         raise ModelError(
             f"The weights of {source.name} cannot be loaded: {_first_line(error)} Give a folder that holds them, or a Hub id."
         ) from None
+    if told["missing_keys"] and purpose.labels is None:
+        say(_new_weights(source.name, sorted(told["missing_keys"])))
     loaded: nn.Module = model if source.load_in_4bit else model.to(device)
     return loaded
 
 
-def load_tokenizer(name: str) -> Any:
-    """Return the model's tokenizer; raise `ModelError` where there is none."""
+def load_tokenizer(name: str, purpose: Purpose | None = None) -> Any:
+    """Return the model's tokenizer, or the processor with which a model of pictures and text is trained on text.
+
+    Where the processor's own packages or files are missing, the tokenizer alone is returned. Raises `ModelError` where
+    there is none.
+    """
+    if purpose is not None and purpose.auto is transformers.AutoModelForImageTextToText:
+        with suppress(OSError, ValueError, ImportError):  # a processor needs packages for pictures
+            return transformers.AutoProcessor.from_pretrained(_where(name))
     try:
         return transformers.AutoTokenizer.from_pretrained(_where(name))
     except (OSError, ValueError, ImportError) as error:
@@ -92,13 +105,6 @@ def load_tokenizer(name: str) -> Any:
             f"The tokenizer of {name} cannot be loaded: {_first_line(error)} Save it beside the model with "
             "`tokenizer.save_pretrained`."
         ) from None
-
-
-def longest_input(config: Any) -> int:
-    """Return the most tokens of an example, 1024 or what the model has positions for."""
-    text = config.get_text_config()
-    limit = text.max_position_embeddings if hasattr(text, "max_position_embeddings") else None
-    return min(1024, limit) if isinstance(limit, int) else 1024
 
 
 def _where(name: str) -> str:
@@ -119,6 +125,11 @@ def _nf4() -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def _new_weights(name: str, keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+    return f"{len(keys)} weights of {name} were not saved with it and are new: {shown}. Scores follow them too."
 
 
 def _unsupported(name: str, error: Exception) -> str:

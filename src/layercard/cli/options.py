@@ -8,15 +8,24 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass, fields
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
 from layercard.settings import PlacementSettings
 
+if TYPE_CHECKING:
+    from layercard.cli.tasks import Purpose
+    from layercard.data import Task
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+TASKS = (
+    "causal", "seq2seq", "masked", "classification", "regression", "multi-label", "token-classification",
+    "question-answering", "multiple-choice",
+)  # fmt: skip
+"""Those of `layercard.data`, which is imported when a command runs."""
 PROBE_SETTINGS = ("layers_path", "random_seed", "probe_examples", "probe_batch_size", "probe_rank")
 
 
@@ -90,6 +99,10 @@ class ModelSource:
     dtype: str
     load_in_4bit: bool
     device: str | None
+    task: Task | None = None
+    """What it is to do, where the user says."""
+    purpose: Purpose | None = None
+    """What it is to do, once that is decided."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,11 @@ def model_options(function: Function) -> Function:
             help="Of the weights; `auto` as they were saved.",
         ),
         click.option(
+            "--task",
+            type=click.Choice(TASKS),
+            help="What the model is trained to do.  [default: as it was saved; a base encoder classifies rows with labels]",
+        ),
+        click.option(
             "--target-modules", metavar="NAME,…", help="Modules that LoRA will adapt; every linear one by default."
         ),
         click.argument("model"),
@@ -147,7 +165,7 @@ def reading_options(function: Function) -> Function:
             "column",
             multiple=True,
             metavar="PART=NAME",
-            help="Which column plays `prompt`, `completion`, …",
+            help="Which column plays `prompt`, `completion`, `messages`, `tools`, `text`, `text_pair`, `label` or `tokens`.",
         ),
         click.option("--split", default="train", show_default=True, help="Of a dataset on the Hub."),
         click.option("--dataset-config", help="Of a dataset on the Hub that has several."),
@@ -169,7 +187,7 @@ def _debug(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 def model_source(values: dict[str, Any]) -> ModelSource:
     """Return what `model_options` gave."""
-    return ModelSource(values["model"], values["dtype"], values["load_in_4bit"], values["device"])
+    return ModelSource(values["model"], values["dtype"], values["load_in_4bit"], values["device"], values["task"])
 
 
 def data_source(values: dict[str, Any]) -> DataSource:

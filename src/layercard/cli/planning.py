@@ -10,7 +10,7 @@ from layercard.anatomy.layers import describe
 from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
 from layercard.cli.examine import Examined
-from layercard.cli.loading import skeleton
+from layercard.cli.loading import settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.cli.strategy_table import StrategyCost, show_strategies, strategy_costs
@@ -108,7 +108,8 @@ def make_plan(
     score = needed_score(settings, strategies)
     if score is not None:
         plugins.scorers(manager)[score]
-    bare = skeleton(model.name)
+    model = settled(model, data, output.say)
+    bare = skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, manager)
     check_depth(settings, len(stack))
     decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack))

@@ -123,20 +123,20 @@ def _now() -> float:
 
 @contextmanager
 def _quiet(model: nn.Module) -> Iterator[None]:
-    """Freeze the model and keep no keys and values inside the block."""
-    config: Any = model.config
+    """Freeze the model and keep no keys and values inside the block; a decoder may have a configuration of its own."""
+    configs = {id(vars(m)["config"]): vars(m)["config"] for m in model.modules() if "config" in vars(m)}.values()
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    keeps = vars(config).get("use_cache")
+    keeps = [(config, vars(config)["use_cache"]) for config in configs if "use_cache" in vars(config)]
     model.requires_grad_(False)
-    if keeps is not None:
+    for config, _ in keeps:
         config.use_cache = False
     try:
         yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
-        if keeps is not None:
-            config.use_cache = keeps
+        for config, kept in keeps:
+            config.use_cache = kept
 
 
 def _call_of(model: nn.Module, layer: nn.Module, batch: Mapping[str, Any]) -> _Call:

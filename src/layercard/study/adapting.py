@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WARM_UP = 0.1
 """The share of the steps over which the learning rate rises."""
-_TASKS: dict[Task, str | None] = {"causal": TaskType.CAUSAL_LM, "classification": TaskType.SEQ_CLS, "masked": None}
+_TASKS: dict[Task, str] = {"causal": TaskType.CAUSAL_LM, "classification": TaskType.SEQ_CLS}
 
 
 class Rows(torch.utils.data.Dataset[Tokens]):
@@ -139,8 +139,9 @@ def freeze_adapters(model: PeftModel) -> None:
 
 def refuse_without_adapters(task: Task) -> None:
     """Raise `ModelError` for models that a study cannot train."""
-    if _TASKS[task] is None:
+    if _TASKS.get(task) is None:
+        what = "predicts masked tokens" if task == "masked" else f"is trained for {task}"
         raise ModelError(
-            "The model predicts masked tokens, and cards are built for causal language models and sequence classifiers. "
-            "Save it with such a head."
+            f"The model {what}, and cards are built for causal language models and sequence classifiers. Save it with such a "
+            "head."
         )

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from layercard.cards.differences import template_digest
-from layercard.data import Task, Tokens, teaches, tokenize_records
+from layercard.data import LABELLED, Labels, Task, Tokens, teaches, tokenize_records
+from layercard.data.batches import dataset_labels
 from layercard.errors import DataError
 from layercard.records import Record, sample_records
 from layercard.study.settings import StudyData, StudySettings
@@ -94,7 +95,7 @@ def content_digest(source: str) -> str | None:
 
 
 def _tokenized(
-    records: Sequence[Record],
+    records: Sequence[Record | dict[str, Any]],
     data: StudyData,
     tokenizer: Any,
     task: Task,
@@ -110,7 +111,15 @@ def _tokenized(
         seed=seed,
         columns=data.columns,
         source=source,
+        labels=_labels(data, records[0], task),
     )
+
+
+def _labels(data: StudyData, record: dict[str, Any], task: Task) -> Labels | None:
+    """Return how labels are read, the same for training and held-out examples."""
+    if data.labels is not None or task not in LABELLED:
+        return data.labels
+    return dataset_labels(data.train, record, task=task, columns=data.columns, split=data.split, config=data.config)
 
 
 def _heldout(record: Record, row: Tokens, data: StudyData, tokenizer: Any, settings: StudySettings) -> HeldOut:

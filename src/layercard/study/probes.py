@@ -50,6 +50,8 @@ def run_probe(
         columns=data.columns,
         split=data.split,
         config=data.config,
+        labels=data.labels,
+        manager=manager,
     )
     statistics = probe(
         base, examples.batches, scores=scores, target_modules=settings.target_modules, rank=rank, seed=seed,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layercard.errors import SettingsError
+
+if TYPE_CHECKING:
+    from layercard.data import Labels
 
 
 @dataclass(frozen=True)
@@ -110,3 +113,5 @@ class StudyData:
     config: str | None = None
     revision: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    labels: Labels | None = None
+    """How a classifier's labels are read; None where examples have none, or hold numbers and names of their own."""

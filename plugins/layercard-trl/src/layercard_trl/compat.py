@@ -5,8 +5,12 @@ Written for TRL 1.16 and accelerate 1.15. It offers the parts of `trl sft` that 
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from layercard.data.chat import text_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,3 +72,28 @@ def token_log_probs(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Tensor
     """
     outputs = model(**inputs, use_cache=False, fused_lm_head=True)
     return outputs.log_probs, outputs.label_mask
+
+
+def sft_tokens(tokenizer: Any, dataset: Any) -> list[dict[str, list[int]]]:
+    """Return `input_ids` and `labels` of each row of a `datasets.Dataset` as `SFTTrainer` prepares it, uncut and unpacked.
+
+    Its preparation reads three attributes of the trainer, which are set here as its constructor sets them by default.
+    """
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TRL sets a default under a name that transformers calls old
+        args = SFTConfig(output_dir=folder, max_length=None, use_cpu=True, bf16=False, report_to="none")
+    trainer = SFTTrainer.__new__(SFTTrainer)
+    trainer._tokenizer = text_tokenizer(tokenizer)
+    trainer.chat_template = None
+    trainer.completion_only_loss = {"prompt", "completion"} <= set(dataset.column_names)
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        rows = trainer._prepare_dataset(dataset, tokenizer, args, False, None, "probe")
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+    return [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows]

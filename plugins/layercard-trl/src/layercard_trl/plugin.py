@@ -24,6 +24,18 @@ def locate_host(trainer: Any) -> Host | None:
 
 
 @hookimpl
+def tokenize_examples(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, list[int]]] | None:
+    """Tokenize as `SFTTrainer` prepares its dataset; without an end-of-sequence token, which it needs, answer nothing."""
+    from layercard.data.chat import text_tokenizer
+
+    if text_tokenizer(tokenizer).eos_token is None:
+        return None
+    from layercard_trl.tokens import prepared
+
+    return prepared(tokenizer, examples)
+
+
+@hookimpl
 def register_commands(cli: click.Group) -> None:
     """Add `layercard trl-sft` and `layercard demo`."""
     from layercard_trl.commands import demo, trl_sft

@@ -11,10 +11,16 @@ from layercard import plugins
 from layercard.cards.card import LayerCard
 from layercard.cards.fingerprint import model_fingerprint
 from layercard.cards.library import save_card
-from layercard.cli.loading import load_config, load_model, load_tokenizer, longest_input, task_of
-from layercard.cli.options import ModelSource
+from layercard.cli.loading import load_config, load_model, load_tokenizer, settled, skeleton
+from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
+from layercard.cli.positions import longest_input
+from layercard.data import LABELLED, Labels, SavedHead
+from layercard.data.batches import dataset_labels
+from layercard.errors import ModelError
 from layercard.pipeline.probing import locate_layers
+from layercard.records import column_values, first_record
+from layercard.study.adapting import refuse_without_adapters
 from layercard.study.build import StudyModel, build_card
 from layercard.study.examples import check_readable
 from layercard.study.settings import StudyData, StudySettings
@@ -33,12 +39,17 @@ def make_card(
     max_length_given: bool,
 ) -> dict[str, Any]:
     """Return the document of the card, written to `output`; `names` are `model_id`, `model_revision` and `gguf`."""
-    config = load_config(source.name)
-    if not max_length_given:
-        settings = replace(settings, max_length=min(settings.max_length, longest_input(config)))
-    tokenizer, task = load_tokenizer(source.name), task_of(config, source.name)
+    source = settled(source, DataSource(data.train, data.config, data.split, dict(data.columns), None), said.say)
+    assert source.purpose is not None  # it is settled
+    tokenizer, task = load_tokenizer(source.name, source.purpose), source.purpose.task
+    task = "classification" if task == "regression" else task  # one number is learned and judged as a class is
+    refuse_without_adapters(task)
+    data = replace(data, labels=_labels(source, data))
+    wanted = settings.max_length if max_length_given else None
+    longest = longest_input(skeleton(source.name, source.purpose), tokenizer, wanted=wanted)
+    settings = replace(settings, max_length=min(settings.max_length, longest))
     check_readable(data, tokenizer, task, settings)
-    base = load_model(source)
+    base = load_model(source, said.say)
     manager = plugins.manager()
     facts = model_fingerprint(
         base,
@@ -56,3 +67,24 @@ def make_card(
     save_card(LayerCard(document, str(path)), path)
     said.say(f"Wrote {path}.")
     return document
+
+
+def _labels(source: ModelSource, data: StudyData) -> Labels | None:
+    """Return how the labels are read by the classifier that was saved; every one is read once, before weights are loaded."""
+    purpose = source.purpose
+    assert purpose is not None  # the source is settled
+    if purpose.task not in LABELLED:
+        return None
+    record = first_record(data.train, split=data.split, config=data.config)
+    saved = SavedHead.of(load_config(source.name))
+    labels = dataset_labels(data.train, record, saved=saved, columns=data.columns, split=data.split, config=data.config)
+    if purpose.labels is not None or labels.task == "multi-label":
+        what = "was saved without a classifier" if purpose.labels is not None else "predicts several classes at once"
+        raise ModelError(
+            f"The model {source.name} {what}; cards are built for causal language models and for classifiers of one class or "
+            "number with the head that was saved."
+        )
+    for name, split in ((data.train, data.split), (data.heldout, data.heldout_split)):
+        for place, value in column_values(name, labels.column, split=split, config=data.config):
+            labels.read(value, place)
+    return labels

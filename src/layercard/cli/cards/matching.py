@@ -15,7 +15,7 @@ from layercard.cards.options import Option
 from layercard.cards.transfer import CardChoice, CardMatch
 from layercard.cli.cards.words import UNKNOWN, ratio
 from layercard.cli.choosing import Answer, Asked, ask_cards
-from layercard.cli.loading import skeleton
+from layercard.cli.loading import settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.pipeline.consulting import placement_from, without_cards
@@ -68,7 +68,8 @@ def find_matches(
     model: ModelSource, data: DataSource, settings: PlacementSettings, targets: list[str] | None, output: Output
 ) -> Matches:
     """Ask every card; probe where one is of this model."""
-    manager, bare = plugins.manager(), skeleton(model.name)
+    model = settled(model, data, output.say)
+    manager, bare = plugins.manager(), skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, manager)
     check_depth(settings, len(stack))
     asked = Asked(model, data, settings, targets, manager, output, bare, stack)
