@@ -15,8 +15,10 @@ import datasets
 import pytest
 import torch
 
-from layercard.data import IGNORED, ProbeData, probe_data
+from layercard import hookimpl
+from layercard.data import IGNORED, ProbeData, probe_data, tokenize_records
 from layercard.errors import DataError, SettingsError
+from layercard.plugins import build_manager
 from layercard.records import sample_records
 from tiny import tiny_tokenizer
 
@@ -205,6 +207,20 @@ def test_messages_without_a_chat_template_say_what_to_do(tmp_path: Path) -> None
     source = write(tmp_path / "data.jsonl", [{"messages": [{"role": "user", "content": "hi"}]}])
     with pytest.raises(DataError, match="no chat template"):
         probe_data(source, tokenizer)
+
+
+def test_examples_that_a_plugin_takes_alone_and_not_together_are_one_clear_error() -> None:
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def tokenize_examples(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
+            (only,) = examples
+            return [{"input_ids": [5], "labels": [5]}]
+
+    manager = build_manager([("mine", Plugin)], entry_points=False)
+    assert tokenize_records([{"text": "a"}], TOKENIZER, manager=manager) == [{"input_ids": [5], "labels": [5]}]
+    with pytest.raises(DataError, match=r"taken alone and not together: too many values"):
+        tokenize_records([{"text": "a"}, {"text": "b"}], TOKENIZER, manager=manager)
 
 
 def test_without_datasets_the_error_names_the_extra() -> None:

@@ -103,7 +103,7 @@ def template_error(
     said = " ".join(str(error).split()) or type(error).__name__
     return DataError(
         f"{place}: the chat template refuses message {index} of `{column}` (role {message.get('role')!r}): "
-        f"{said.rstrip('.')}. {_remedy(messages, index, error)}"
+        f"{said if said.endswith(('.', '!', '?')) else said + '.'} {_remedy(messages, index, error)}"
     )
 
 

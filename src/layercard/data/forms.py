@@ -140,8 +140,13 @@ FAMILIAR: tuple[dict[str, str], ...] = (
 
 
 def _familiar(record: Mapping[str, object]) -> dict[str, str]:
-    found = next((known for known in FAMILIAR if all(column in record for column in known.values())), {})
+    found = next((known for known in FAMILIAR if _holds(record, known)), {})
     return {part: column for part, column in found.items() if part != column}
+
+
+def _holds(record: Mapping[str, object], known: Mapping[str, str]) -> bool:
+    talks = {part: isinstance(record.get(column), list) for part, column in known.items()}
+    return all(column in record for column in known.values()) and talks.get("messages", True)
 
 
 def _fitting(record: Mapping[str, object], task: Task) -> dict[str, str]:

@@ -26,6 +26,8 @@ Tokens: TypeAlias = dict[str, Any]
 """`input_ids`: a list of ids; `labels`: as many (-100 where nothing is learned), for encoder-decoders a list of their
 own, for classifiers one number or a list of floats. Perhaps `token_type_ids`, as many."""
 
+TALKS = ("messages", "conversations", "prompt")
+"""Parts that may be messages, and make an example a conversation."""
 MASKED_SHARE = 0.15
 """The share of tokens to predict under `masked`, as BERT was trained."""
 
@@ -68,7 +70,13 @@ def _causal(
     manager: pluggy.PluginManager,
 ) -> list[Tokens]:
     examples = [_example(record, form, place) for record, place in placed]
-    if any(isinstance(value, list) for value in examples[0].values()) and tokenizer.chat_template is None:
+    talks = [any(isinstance(example.get(part), list) for part in TALKS) for example in examples]
+    if odd := [place for talk, (_, place) in zip(talks, placed, strict=True) if talk != talks[0]]:
+        raise DataError(
+            f"{odd[0]}: the example is {'text' if talks[0] else 'messages'}, and those before are "
+            f"{'messages' if talks[0] else 'text'}. Give all alike, for a trainer goes by the first."
+        )
+    if talks[0] and tokenizer.chat_template is None:
         raise DataError(
             "The examples are messages, and the tokenizer has no chat template. Use the model's chat version, or examples "
             "with `text`, or with `prompt` and `completion` as strings."
@@ -76,9 +84,7 @@ def _causal(
     try:
         made = manager.hook.tokenize_examples(tokenizer=tokenizer, examples=examples)
     except REFUSALS as error:
-        if not isinstance(error, DataError):
-            _explain(examples, placed, form, tokenizer, manager)
-        raise
+        raise _explained(examples, placed, form, tokenizer, manager, error) from error
     return [{name: ids[:max_length] for name, ids in tokens.items()} for tokens in made]
 
 
@@ -95,14 +101,15 @@ def _example(record: Mapping[str, Any], form: Form, place: str) -> dict[str, Any
     return {part: value for part, value in example.items() if value is not None}
 
 
-def _explain(
+def _explained(
     examples: Sequence[dict[str, Any]],
     placed: Sequence[tuple[Any, str]],
     form: Form,
     tokenizer: Any,
     manager: pluggy.PluginManager,
-) -> None:
-    """Raise `DataError` for the first example that is refused by itself; return where each is taken alone."""
+    error: Exception,
+) -> DataError:
+    """Return the error for the first example that is refused by itself, or for all where each is taken alone."""
 
     def render(example: dict[str, Any]) -> Any:
         return manager.hook.tokenize_examples(tokenizer=tokenizer, examples=[example])
@@ -110,21 +117,29 @@ def _explain(
     for example, (_, place) in zip(examples, placed, strict=True):
         try:
             render(example)
-        except REFUSALS as error:
-            raise _refusal(example, place, form, error, render) from error
+        except REFUSALS as own:
+            return _refusal(example, place, form, own, render)
+    return DataError(
+        f"The examples are taken alone and not together: {_sentence(error)} Give every row the same fields."
+    )
 
 
 def _refusal(
     example: dict[str, Any], place: str, form: Form, error: Exception, render: Callable[[dict[str, Any]], Any]
 ) -> DataError:
-    part = next((p for p in ("messages", "conversations", "prompt") if isinstance(example.get(p), list)), None)
+    part = next((p for p in TALKS if isinstance(example.get(p), list)), None)
     if part is None:
-        return DataError(f"{place}: the example cannot be tokenized: {' '.join(str(error).split())}.")
+        return DataError(f"{place}: the example cannot be tokenized: {_sentence(error)}")
     messages = example[part] + example.get("completion", [])
     messages = renamed(messages) if part == "conversations" else messages
     beside = {p: value for p, value in example.items() if p in BESIDE["causal"]}
     column = form.columns[part] if len(messages) == len(example[part]) else f"{form.columns[part]} + completion"
     return template_error(messages, column, place, error, lambda some: render({"messages": some, **beside}))
+
+
+def _sentence(error: Exception) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 class _Encoder:
