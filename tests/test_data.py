@@ -214,7 +214,7 @@ def test_examples_that_a_plugin_takes_alone_and_not_together_are_one_clear_error
         @staticmethod
         @hookimpl
         def tokenize_examples(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
-            (only,) = examples
+            (_only,) = examples
             return [{"input_ids": [5], "labels": [5]}]
 
     manager = build_manager([("mine", Plugin)], entry_points=False)

@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
 from layercard.data import teaches, tokenize_records
@@ -161,6 +162,27 @@ def test_any_rows_are_tokenized_as_the_trainer_tokenizes_them(
     wanted = trained(folder, dataset)
     assert tokenize_records(rows, speaking(), max_length=4096) == wanted
     assert tokenize_records(rows, speaking(), max_length=4096, manager=build_manager(entry_points=False)) == wanted
+
+
+class Processor(ProcessorMixin):
+    """A processor of text alone that gives batches, as those of vision-language models do."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+        super().__init__(tokenizer, chat_template=chat_template)
+
+    def __call__(self, text: Any = None, add_special_tokens: bool = True, **others: Any) -> Any:
+        return self.tokenizer([text] if isinstance(text, str) else text, add_special_tokens=add_special_tokens)
+
+
+@pytest.mark.parametrize("form", ["text", "prompt and completion", "messages", "messages as prompt and completion"])
+def test_a_processor_reads_text_in_parts(form: str) -> None:
+    tokenizer = tiny_tokenizer()
+    processor = Processor(tokenizer, chat_template=TEMPLATE.replace("{{ part.text }}", "{{ '#' + part.text }}"))
+    made = tokenize_records(FORMS[form], processor)
+    assert made == tokenize_records(FORMS[form], processor, manager=build_manager(entry_points=False))
+    if "messages" in form:
+        text = "".join(tokenizer.convert_ids_to_tokens(made[0]["input_ids"]))
+        assert text == "user: #how is it<eos>assistant: #fine<eos>"
 
 
 def test_a_tokenizer_without_an_end_token_is_left_to_the_built_in_tokens() -> None:

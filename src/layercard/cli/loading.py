@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 
 from layercard.cli.options import DataSource, ModelSource
-from layercard.cli.tasks import Purpose, purpose_of
+from layercard.cli.tasks import PICTURED, Purpose, purpose_of
 from layercard.errors import ModelError
 from layercard.random_state import random_state
 
@@ -95,7 +95,7 @@ def load_tokenizer(name: str, purpose: Purpose | None = None) -> Any:
     Where the processor's own packages or files are missing, the tokenizer alone is returned. Raises `ModelError` where
     there is none.
     """
-    if purpose is not None and purpose.auto is transformers.AutoModelForImageTextToText:
+    if purpose is not None and purpose.task == "causal" and load_config(name).model_type in PICTURED:
         with suppress(OSError, ValueError, ImportError):  # a processor needs packages for pictures
             return transformers.AutoProcessor.from_pretrained(_where(name))
     try:

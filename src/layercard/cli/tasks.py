@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto
 from layercard.cli.options import DataSource
 from layercard.data import LABELLED, Labels, SavedHead, Task
 from layercard.data.batches import dataset_labels
-from layercard.data.forms import OTHER_NAMES, form_of
+from layercard.data.forms import LABEL_NAMES, form_of
 from layercard.errors import DataError, ModelError, one_of
 from layercard.records import first_record
 
@@ -181,7 +181,7 @@ def _headless(config: Any, name: str) -> Purpose:
 
 def unread_labels(record: dict[str, Any], task: Task) -> str | None:
     """Return a line that says so where a language model is not trained on the labels that rows hold, else None."""
-    labels = [name for name in OTHER_NAMES["label"] if name in record]
+    labels = [name for name in LABEL_NAMES if name in record]
     if task not in {"causal", "masked"} or not labels or "text" not in form_of(record, task).columns:
         return None
     return f"The column {one_of(labels[:1])} is not read: the model learns `text`. For a classifier give `--task classification`."

@@ -43,8 +43,9 @@ BESIDE: dict[Task, tuple[str, ...]] = {
     "multi-label": ("text_pair",),
 }
 """Parts that an example may have as well."""
-OTHER_NAMES = {"label": ("label", "labels", "ner_tags", "tags")}
-"""Columns that play a part without being named, the first that is there."""
+LABEL_NAMES = ("label", "labels")
+TAG_NAMES = (*LABEL_NAMES, "ner_tags", "tags")
+"""Columns that hold the labels of texts and of tokens without being named, the first that is there."""
 IMAGES = ("image", "images")
 
 
@@ -75,18 +76,19 @@ def form_of(record: Record | dict[str, object], task: Task, columns: Mapping[str
             "column out for a probe of text alone, or choose layers by depth (`--lora-layers last`)."
         )
     for form in FORMS[task]:
-        found = {part: name for part in form if (name := _column(record, part, columns)) is not None}
+        found = {part: name for part in form if (name := _column(record, part, task, columns)) is not None}
         named = set(columns) - set(BESIDE.get(task, ()))
         if len(found) == len(form) and named <= set(form):
-            beside = {p: name for p in BESIDE.get(task, ()) if (name := _column(record, p, columns)) is not None}
+            beside = {p: name for p in BESIDE.get(task, ()) if (name := _column(record, p, task, columns)) is not None}
             return Form(task, found | beside)
     raise DataError(_missing(record, task))
 
 
-def _column(record: Mapping[str, object], part: str, columns: Mapping[str, str]) -> str | None:
+def _column(record: Mapping[str, object], part: str, task: Task, columns: Mapping[str, str]) -> str | None:
     if part in columns:
         return columns[part]
-    return next((name for name in OTHER_NAMES.get(part, (part,)) if name in record), None)
+    names = (part,) if part != "label" else TAG_NAMES if task == "token-classification" else LABEL_NAMES
+    return next((name for name in names if name in record), None)
 
 
 def _refuse_unread(task: Task) -> None:
@@ -171,5 +173,5 @@ def _fitting(record: Mapping[str, object], task: Task) -> dict[str, str]:
 
 def _absent(record: Mapping[str, object], task: Task) -> list[str]:
     """Return what the form that is nearest to being complete lacks."""
-    lacking = [[p for p in form if _column(record, p, {}) is None] for form in FORMS[task]]
+    lacking = [[p for p in form if _column(record, p, task, {}) is None] for form in FORMS[task]]
     return min(lacking, key=len)
