@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from layercard import plugins
 from layercard.anatomy.layers import LayerStack, find_layers
-from layercard.probing.run import Loss, run_probe
+from layercard.probing.passes import Loss
+from layercard.probing.run import run_probe
 from layercard.scores.base import LayerScores, checked
 
 if TYPE_CHECKING:

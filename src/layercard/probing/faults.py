@@ -1,0 +1,70 @@
+"""What is said where a probe cannot use what it saw: a loss that is not made of examples, targets that nothing reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from layercard.anatomy.layers import describe
+from layercard.anatomy.targets import TargetModule
+from layercard.errors import ProbeError, one_of
+
+SLACK = 0.05
+"""How far a batch's loss may lie outside the range of its examples' losses, relative to the largest."""
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a model, a collator or a loss of a user's own raises on rows that it cannot take."""
+
+
+def is_made_of(whole: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Whether the loss of a batch, `whole`, can be an average of its examples' losses, or is their sum."""
+    total, each = float(whole), [float(part) for part in parts]
+    slack = SLACK * max(abs(loss) for loss in each)
+    return min(each) - slack <= total <= max(each) + slack or abs(total - sum(each)) <= slack
+
+
+def check_parts(whole: Tensor, parts: Sequence[Tensor]) -> None:
+    """Raise `ProbeError` where no example has a gradient of its own."""
+    if is_made_of(whole, parts):
+        return
+    each = [float(part) for part in parts]
+    raise ProbeError(
+        f"The loss of {len(each)} examples together is {float(whole):.4g}, and alone they have {min(each):.4g} to "
+        f"{max(each):.4g}: it is no average of examples (a contrastive loss compares them with each other), so no example has "
+        "a gradient of its own. Choose layers by depth or by hand, such as `lora_layers: uniform`."
+    )
+
+
+def failure(batch: Mapping[str, Any], error: BaseException) -> str:
+    """Return what to say where the model or a user's own loss fails on a batch."""
+    held = ", ".join(f"`{k}` {list(v.shape)}" for k, v in batch.items() if isinstance(v, Tensor))
+    said = " ".join(str(error).split())[:300] or "no reason given"
+    return (
+        f"The loss of a probe batch cannot be computed ({type(error).__name__}: {said}). The batch holds {held}. Training on it "
+        "fails alike, unless the loss needs whole batches: check that labels fit the model (`num_labels`, their type), or "
+        "choose layers by depth or by hand."
+    )
+
+
+def what_was_missed(
+    targets: Sequence[TargetModule], ran: frozenset[tuple[int, str]], reached: frozenset[tuple[int, str]]
+) -> list[str]:
+    """Return notes on targets that add nothing to any score, by name.
+
+    `ran` and `reached` hold the (layer, name) of targets that ran and that a gradient reached. Raises `ProbeError` where no
+    gradient reached any target of a layer that ran.
+    """
+    dark = sorted({layer for layer, _ in ran} - {layer for layer, _ in reached})
+    if dark:
+        kinds = {type(t.module).__name__ for t in targets if t.layer not in dark}
+        raise ProbeError(
+            f"No gradient reached the target modules of {describe(dark, max(t.layer for t in targets) + 1)}. A module above "
+            f"them passes none on to what it reads (above are {one_of(sorted(kinds)) or 'none'}), so training cannot adapt them "
+            "either. Load the base model with weights that gradients flow through, or adapt the layers above."
+        )
+    named = {target.name for target in targets}
+    idle = sorted(named - {name for _, name in ran})
+    apart = sorted(named - {name for _, name in reached} - set(idle))
+    notes = [f"left out, since no example runs them: {', '.join(idle)}"] if idle else []
+    return notes + ([f"left out, since the loss does not depend on them: {', '.join(apart)}"] if apart else [])
