@@ -1,8 +1,8 @@
 """Finds the target modules: the matrices in each layer that LoRA adapts, or would adapt.
 
-Offers `find_targets`, `linear_names` and `weights_out_of_reach`. Where adapters exist, the targets are the adapted
-modules, each with its own A, whatever class the base module has: its forward takes x and gives y = W x. Otherwise they
-are all linear modules of the layers, or those named.
+Offers `find_targets`, `linear_names`, `packed_kinds` and `weights_out_of_reach`. Where adapters exist, the targets are
+the adapted modules, each with its own A, whatever class the base module has: its forward takes x and gives y = W x.
+Otherwise they are all linear modules of the layers, or those named.
 """
 
 from __future__ import annotations
@@ -128,7 +128,16 @@ def _is_linear(module: nn.Module) -> bool:
 def _is_packed(module: nn.Module) -> bool:
     """Whether it is a quantizer's own linear module: no `nn.Linear`, the sizes of one, and its weights in buffers."""
     sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-    return all(isinstance(size, int) for size in sizes) and not any(module.children()) and any(module.buffers())
+    return all(isinstance(size, int) for size in sizes) and _holds_buffers_alone(module)
+
+
+def _holds_buffers_alone(module: nn.Module) -> bool:
+    return next(module.children(), None) is None and next(module.buffers(), None) is not None
+
+
+def packed_kinds(stack: LayerStack) -> tuple[str, ...]:
+    """Return the names of the classes of the layers' linear modules that are a quantizer's own."""
+    return tuple(sorted({type(m).__name__ for layer in stack.layers for m in layer.modules() if _is_packed(m)}))
 
 
 def _in_features(module: nn.Module) -> int:

@@ -14,7 +14,7 @@ from layercard.errors import DataError, NothingToLearnError
 from layercard.probing.documents import IGNORED
 
 EMPTY = "The training set is empty. Give the trainer a `train_dataset` with examples."
-MOST_PASSED_OVER = 16
+MOST_PASSED_OVER = 64
 """For each row wanted, how many rows are read at most in search of rows that count."""
 
 

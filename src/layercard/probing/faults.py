@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from layercard.anatomy.layers import describe
-from layercard.anatomy.targets import TargetModule
+from layercard.anatomy.layers import LayerStack, describe
+from layercard.anatomy.targets import TargetModule, packed_kinds
 from layercard.errors import ProbeError, one_of
 
 SLACK = 0.05
@@ -47,8 +47,25 @@ def failure(batch: Mapping[str, Any], error: BaseException) -> str:
     )
 
 
+def _suspects(stack: LayerStack) -> str:
+    kinds = packed_kinds(stack)
+    return f" (such as {one_of(kinds)})" if kinds else ""
+
+
+def no_dependence(stack: LayerStack) -> str:
+    """Return what to say where the loss does not depend on any target."""
+    return (
+        "The loss does not depend on any target module that the probe can see. Kernels that bypass the modules (fused LoRA "
+        f"kernels) must be off while probing, and the modules of the base{_suspects(stack)} must pass gradients on to what they "
+        "read; otherwise training fails alike."
+    )
+
+
 def what_was_missed(
-    targets: Sequence[TargetModule], ran: frozenset[tuple[int, str]], reached: frozenset[tuple[int, str]]
+    stack: LayerStack,
+    targets: Sequence[TargetModule],
+    ran: frozenset[tuple[int, str]],
+    reached: frozenset[tuple[int, str]],
 ) -> list[str]:
     """Return notes on targets that add nothing to any score, by name.
 
@@ -57,11 +74,10 @@ def what_was_missed(
     """
     dark = sorted({layer for layer, _ in ran} - {layer for layer, _ in reached})
     if dark:
-        kinds = {type(t.module).__name__ for t in targets if t.layer not in dark}
         raise ProbeError(
-            f"No gradient reached the target modules of {describe(dark, max(t.layer for t in targets) + 1)}. A module above "
-            f"them passes none on to what it reads (above are {one_of(sorted(kinds)) or 'none'}), so training cannot adapt them "
-            "either. Load the base model with weights that gradients flow through, or adapt the layers above."
+            f"No gradient reached the target modules of {describe(dark, len(stack))}. A module above them{_suspects(stack)} "
+            "passes none on to what it reads, so training cannot adapt them either. Load the base model in a form that gradients "
+            "flow through, or adapt the layers above alone."
         )
     named = {target.name for target in targets}
     idle = sorted(named - {name for _, name in ran})

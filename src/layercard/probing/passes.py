@@ -25,7 +25,7 @@ from layercard.errors import (
 from layercard.probing.accumulators import BatchSums, RunSums
 from layercard.probing.cutting import halves, one_at_a_time
 from layercard.probing.documents import Documents
-from layercard.probing.faults import FAILURES, check_parts, failure, what_was_missed
+from layercard.probing.faults import FAILURES, check_parts, failure, no_dependence, what_was_missed
 from layercard.probing.labels import Reading
 from layercard.probing.observers import NotPerExample
 from layercard.probing.reading import read_documents
@@ -58,6 +58,7 @@ class Passes:
         rank: int,
         seed: int,
     ) -> None:
+        self.stack = stack
         self.model, self.loss, self.needs, self.seed = model, loss, needs, seed
         self.names = tuple(sorted({t.name for t in targets}))
         self.device = _only_device(stack)
@@ -203,10 +204,7 @@ class Passes:
                 "the data, the dtype (fp16 overflows where bf16 does not) and the checkpoint."
             )
         if self.trace.backward and not loss.requires_grad:
-            raise ProbeError(
-                "The loss does not depend on any target module that the probe can see. Kernels that bypass the modules "
-                "(fused LoRA kernels) must be off while probing."
-            )
+            raise ProbeError(no_dependence(self.stack))
         return loss
 
     def _lower_scale(self) -> None:
@@ -225,7 +223,7 @@ class Passes:
             raise ProbeError(
                 "No target module ran during the probe. Kernels that bypass the modules must be off while probing."
             )
-        self.notes += what_was_missed(self.trace.targets, ran, reached if self.trace.backward else ran)
+        self.notes += what_was_missed(self.stack, self.trace.targets, ran, reached if self.trace.backward else ran)
 
 
 def _singles(batch: dict[str, Any], documents: Documents) -> list[Part]:
