@@ -1,6 +1,6 @@
 """Cuts a collated batch into smaller ones: by rows, or into its documents without padding and packing's keys.
 
-Offers `halves` and `one_at_a_time`. Raises `ProbeError` where nobody can tell which images or sounds are a row's.
+Offers `halves`, `as_padded` and `one_at_a_time`. Raises `ProbeError` where nobody can tell which images or sounds are a row's.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ def halves(inputs: Mapping[str, Any], documents: Documents) -> list[dict[str, An
     _refuse_media(inputs, documents)
     cut = (rows + 1) // 2
     return [_rows(inputs, rows, a, b) for a, b in ((0, cut), (cut, rows)) if b > a]
+
+
+def as_padded(inputs: Mapping[str, Any], documents: Documents) -> Iterator[dict[str, Any]]:
+    """Yield each document as a batch of its own with the padding that it has; of packed rows as `one_at_a_time` does."""
+    if documents.packed:
+        return one_at_a_time(inputs, documents)
+    _refuse_media(inputs, documents)
+    return (_rows(inputs, documents.rows, cut.row, cut.row + 1) for cut in documents.cuts)
 
 
 def _rows(inputs: Mapping[str, Any], rows: int, start: int, end: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from layercard.errors import (
     TooFewExamplesError,
 )
 from layercard.probing.accumulators import BatchSums, RunSums
-from layercard.probing.cutting import halves, one_at_a_time
+from layercard.probing.cutting import as_padded, halves, one_at_a_time
 from layercard.probing.documents import Documents
 from layercard.probing.faults import FAILURES, check_parts, failure, no_dependence, what_was_missed
 from layercard.probing.labels import Reading
@@ -137,7 +137,7 @@ class Passes:
         self.tried_parts = True
         with torch.no_grad():
             whole = self._scalar(batch)
-            parts = [self._scalar(single) for single in one_at_a_time(batch, documents)]
+            parts = [self._scalar(single) for single in as_padded(batch, documents)]
         check_parts(whole, parts)
 
     def _apart(self, batch: dict[str, Any], documents: Documents, alone: bool) -> list[Part]:

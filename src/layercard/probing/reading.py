@@ -143,9 +143,11 @@ def _by_token(batch: dict[str, Any], source: Tensor | None, reading: Reading) ->
 
 def _unknown(batch: dict[str, Any], source: Tensor | None, rows: int, two_streams: bool) -> _Labelled:
     """Every stretch counts, but one whose labels are all masked."""
-    if source is None or source.dim() != 2:
+    starts = None
+    if source is None:
         spans: tuple[tuple[int, int, int], ...] = tuple((row, 0, 1) for row in range(rows))
-        starts = None
+    elif source.dim() == 3:
+        spans = tuple(_extent(source.flatten(1), row) for row in range(rows))
     else:
         starts = _starts(batch, source)
         spans = tuple(_spans(starts, source))
