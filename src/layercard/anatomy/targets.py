@@ -1,7 +1,8 @@
 """Finds the target modules: the matrices in each layer that LoRA adapts, or would adapt.
 
-Offers `find_targets`, `linear_names` and `weights_out_of_reach`. Where adapters exist, the targets are the adapted
-modules, each with its own A; otherwise they are all linear modules of the layers, or those named.
+Offers `find_targets`, `linear_names`, `packed_kinds` and `weights_out_of_reach`. Where adapters exist, the targets are
+the adapted modules, each with its own A, whatever class the base module has: its forward takes x and gives y = W x.
+Otherwise they are all linear modules of the layers, or those named.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,7 @@ def find_targets(model: nn.Module, stack: LayerStack, *, names: Sequence[str] | 
     adapted = [t for layer in range(len(stack)) for t in _adapted(stack, layer)]
     if adapted:
         return adapted
+    _refuse_unread(model, stack)
     linear = [t for layer in range(len(stack)) for t in _linear(stack, layer)]
     chosen = [t for t in linear if names is None or any(t.name == n or t.name.endswith(f".{n}") for n in names)]
     if not chosen:
@@ -59,17 +62,55 @@ def linear_names(stack: LayerStack) -> frozenset[str]:
     return frozenset(n.removesuffix(".base_layer") for n, m in modules if _is_linear(m) and "lora_" not in n)
 
 
-def _adapted(stack: LayerStack, layer: int) -> Iterator[TargetModule]:
-    from peft.tuners.lora import LoraLayer, ParamWrapper
+def _refuse_unread(model: nn.Module, stack: LayerStack) -> None:
+    """Raise `ModelError` where the model has adapters, of which the probe can read none in these layers."""
+    from peft.tuners.lora import LoraLayer
 
-    for name, module in stack.layers[layer].named_modules():
-        if not isinstance(module, LoraLayer) or isinstance(module, ParamWrapper):
-            continue
-        base = module.get_base_layer()
-        adapter = next((a for a in module.active_adapters if a in module.lora_A), None)
-        if adapter is not None and _is_linear(base):
+    if not any(isinstance(module, LoraLayer) for module in model.modules()):
+        return
+    unread = weights_out_of_reach(stack)
+    found = (
+        f"Its layers have adapters on {one_of(unread)} alone"
+        if unread
+        else f"None of its adapters is in `{stack.path}`"
+    )
+    raise ModelError(
+        f"The probe cannot read what is adapted in {type(model).__name__}. {found}, and it reads adapters on linear modules "
+        "of the layers, those of quantized bases included. Add such modules to `target_modules`, or choose layers by depth or "
+        "by hand, such as `lora_layers: uniform`."
+    )
+
+
+def _adapted(stack: LayerStack, layer: int) -> Iterator[TargetModule]:
+    for name, module, adapter in _adapters(stack.layers[layer]):
+        if _is_read(module, adapter):
             a = module.lora_A[adapter].weight
-            yield TargetModule(layer, name, base, a.shape[1], a)
+            yield TargetModule(layer, name, module.get_base_layer(), a.shape[1], a)
+
+
+def _adapters(layer: nn.Module) -> Iterator[tuple[str, Any, str]]:
+    """Yield the path inside the layer, the LoRA module and its active adapter, of each module that has one."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in layer.named_modules():
+        if isinstance(module, LoraLayer):
+            held = {*module.lora_A, *module.lora_embedding_A}
+            adapter = next((a for a in module.active_adapters if a in held), None)
+            if adapter is not None:
+                yield name, module, adapter
+
+
+def _is_read(module: Any, adapter: str) -> bool:
+    """Whether the base module is a matrix that its own forward applies: y = W x with x its first input."""
+    from peft.tuners.lora import ParamWrapper
+    from peft.tuners.lora.layer import MultiheadAttention
+
+    base = module.get_base_layer()
+    if isinstance(module, ParamWrapper):
+        return isinstance(base, nn.Linear) and module.parameter_name == "weight"
+    if adapter not in module.lora_A or isinstance(module, MultiheadAttention):
+        return False
+    return isinstance(module.lora_A[adapter], nn.Linear)
 
 
 def _linear(stack: LayerStack, layer: int) -> Iterator[TargetModule]:
@@ -81,11 +122,26 @@ def _linear(stack: LayerStack, layer: int) -> Iterator[TargetModule]:
 def _is_linear(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(module, nn.Linear | Conv1D)
+    return isinstance(module, nn.Linear | Conv1D) or _is_packed(module)
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether it is a quantizer's own linear module: no `nn.Linear`, the sizes of one, and its weights in buffers."""
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    return all(isinstance(size, int) for size in sizes) and _holds_buffers_alone(module)
+
+
+def _holds_buffers_alone(module: nn.Module) -> bool:
+    return next(module.children(), None) is None and next(module.buffers(), None) is not None
+
+
+def packed_kinds(stack: LayerStack) -> tuple[str, ...]:
+    """Return the names of the classes of the layers' linear modules that are a quantizer's own."""
+    return tuple(sorted({type(m).__name__ for layer in stack.layers for m in layer.modules() if _is_packed(m)}))
 
 
 def _in_features(module: nn.Module) -> int:
-    return module.in_features if isinstance(module, nn.Linear) else int(getattr(module, "nx"))  # noqa: B009 -- Conv1D
+    return int(getattr(module, "nx")) if hasattr(module, "nx") else int(getattr(module, "in_features"))  # noqa: B009 -- Conv1D
 
 
 def initial_a(target: TargetModule, rank: int, seed: int) -> Tensor:
@@ -103,10 +159,28 @@ def initial_a(target: TargetModule, rank: int, seed: int) -> Tensor:
 
 
 def weights_out_of_reach(stack: LayerStack) -> tuple[str, ...]:
-    """Return the names, inside a layer, of stacked expert weights kept as parameters: no linear hook sees them."""
-    found = set()
-    for layer in stack.layers:
-        for name, parameter in layer.named_parameters():
-            if parameter.dim() == 3 and "lora_" not in name:
-                found.add(name.replace("base_layer.", ""))
-    return tuple(sorted(found))
+    """Return the names, inside a layer, of what the probe does not read.
+
+    Where the layers have adapters these are the adapted parameters and modules that are no matrix applied by a module's
+    forward (experts kept as parameters, embeddings, convolutions); elsewhere experts kept as parameters.
+    """
+    adapters = [found for layer in stack.layers for found in _adapters(layer)]
+    if adapters:
+        return tuple(sorted({_adapted_name(n, m) for n, m, adapter in adapters if not _is_read(m, adapter)}))
+    return tuple(sorted({name for layer in stack.layers for name in _experts(layer)}))
+
+
+def _adapted_name(name: str, module: Any) -> str:
+    from peft.tuners.lora import ParamWrapper
+
+    name = name.replace(".base_layer", "")
+    return f"{name}.{module.parameter_name}" if isinstance(module, ParamWrapper) else name
+
+
+def _experts(layer: nn.Module) -> Iterator[str]:
+    """Yield the names of stacked matrices; a convolution's kernel has three axes too and is none."""
+    for name, module in layer.named_modules():
+        if not isinstance(module, nn.modules.conv._ConvNd):
+            for own, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 3:
+                    yield f"{name}.{own}" if name else own

@@ -2,7 +2,8 @@
 
 It reads the trainer's own training set through its own collator, and runs its own `compute_loss` and
 `training_step`, overridden or not. Trainers that define their own losses subclass it and answer `locate_host`
-through a plugin; what they override are `loss`, `heldout_loss`, `probe_batches`, `step_batches`, `training_step` and `preserved`.
+through a plugin; what they override are `loss` with its `objective`, `heldout_loss` with `judged_by`,
+`probe_batches`, `step_batches`, `training_step` and `preserved`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layercard.errors import HostError
-from layercard.hosts import trainer_data
+from layercard.errors import DataError, HostError
+from layercard.hosts import own_loss, trainer_data
 from layercard.hosts.preserved import attributes_preserved
-from layercard.hosts.rows import collated, documents_in, holding, sampled_rows
+from layercard.hosts.rows import EMPTY, collated, documents_in, holding, sampled_rows
+from layercard.probing.labels import read_labels_of
+from layercard.probing.reading import read_documents
 from layercard.random_state import random_state
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from layercard.hosts.protocol import HeldOut, Inputs
+    from layercard.probing.labels import Objective
 
 
 class PlainHost:
@@ -65,6 +69,16 @@ class PlainHost:
         return device
 
     @property
+    def objective(self) -> Objective:
+        """What `loss` computes: the model's own loss, or something of the user's own."""
+        return "own" if own_loss.has_own_loss(self.trainer) else "model"
+
+    @property
+    def judged_by(self) -> str:
+        """What `heldout_loss` is, in a few words."""
+        return "the trainer's own loss"
+
+    @property
     def output_dir(self) -> Path:
         """Where placement.json and report.json are written."""
         return Path(self.trainer.args.output_dir)
@@ -81,11 +95,18 @@ class PlainHost:
     def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the trainer's own loss, averaged over the batch's label terms, under its own autocast.
 
-        `model` decides about router losses and noise; the trainer's metrics are left as they were.
+        It is called as the trainer's own evaluation calls it, with the number of label terms in this batch. `model` decides
+        about router losses and noise; the trainer's metrics are left as they were.
         """
         trainer = self.trainer
-        with self.preserved(), trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
-            loss: Tensor = trainer.compute_loss(model, trainer._prepare_inputs(dict(inputs)))
+        with ExitStack() as undo:
+            for context in (self.preserved(), own_loss.on_one_process(trainer.args)):
+                undo.enter_context(context)
+            undo.enter_context(trainer.compute_loss_context_manager())
+            undo.enter_context(trainer.accelerator.autocast())
+            prepared = trainer._prepare_inputs(dict(inputs))
+            items = trainer._get_num_items_in_batch([prepared], self.device)
+            loss: Tensor = trainer.compute_loss(model, prepared, num_items_in_batch=items)
         return loss
 
     def step_batches(self, count: int) -> list[tuple[Inputs, Any]]:
@@ -115,9 +136,10 @@ class PlainHost:
     def heldout_batches(self, examples: int) -> HeldOut:
         """Return at most `examples` rows of the eval set (the first where there are several), else of the training set.
 
-        Of the training set they are the first of the sampled order, and a quarter of it at most.
+        Rows without a label are passed over. Of the training set they are the first of the sampled order, and a quarter of it
+        at most.
         """
-        return trainer_data.heldout_batches(self.trainer, examples)
+        return trainer_data.heldout_batches(self.trainer, examples, self._is_labelled)
 
     def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the loss of these inputs by which a trained model is judged: here `loss`."""
@@ -137,7 +159,20 @@ class PlainHost:
     def _batches(self, wanted: int, batch_size: int, seed: int, count: Callable[[Any], int]) -> list[Mapping[str, Any]]:
         dataset, collate = trainer_data.training_data(self.trainer)
         with random_state(seed):
-            return collated(holding(sampled_rows(dataset, seed), wanted, count), collate, batch_size)
+            rows = holding(sampled_rows(dataset, seed), wanted, count, empty=self.nothing_left)
+            return collated(rows, collate, batch_size)
+
+    @property
+    def nothing_left(self) -> str:
+        """What to say where the training set holds no row."""
+        return EMPTY
+
+    def _is_labelled(self, batch: Inputs) -> bool:
+        """Whether a batch has a label to learn from, or none that can be counted."""
+        try:
+            return len(read_documents(batch, read_labels_of(self.model, self.objective))[1]) > 0
+        except DataError:
+            return True
 
 
 def _name(kind: type) -> str:

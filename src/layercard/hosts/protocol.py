@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from layercard.probing.labels import Objective
+
     Inputs = Mapping[str, Any]
 
 
@@ -59,6 +61,17 @@ class Host(Protocol):
         means the trainer's own. Tensors stay on CPU. Raises `DataError` on an empty dataset.
         """
 
+    @property
+    def objective(self) -> Objective:
+        """What `loss` computes: `model` (the model's own loss), `next_token` (cross-entropy), `own` (a user's function).
+
+        A loss of a user's own is taken one example at a time.
+        """
+
+    @property
+    def judged_by(self) -> str:
+        """What `heldout_loss` is, in a few words, for the report."""
+
     def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the training loss averaged over the batch's label terms, as a scalar that can be differentiated.
 
@@ -80,7 +93,7 @@ class Host(Protocol):
         """
 
     def heldout_batches(self, examples: int) -> HeldOut:
-        """Return at most `examples` held-out rows: of the trainer's eval set, else of its training set."""
+        """Return at most `examples` held-out rows with a label: of the trainer's eval set, else of its training set."""
 
     def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the loss by which a trained model is judged, as a scalar; metrics are left as they were."""

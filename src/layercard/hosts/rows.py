@@ -1,7 +1,7 @@
 """Reads rows of a trainer's own training set and collates them, without its dataloader.
 
-Offers `sampled_rows`, `collated` and `documents_in`. The random state is the caller's to keep; nothing of the
-trainer's dataloader, sampler or of accelerate is touched.
+Offers `sampled_rows`, `reads_once`, `holding`, `collated` and `documents_in`. The random state is the caller's to keep;
+nothing of the trainer's dataloader, sampler or of accelerate is touched.
 """
 
 from __future__ import annotations
@@ -10,7 +10,22 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from layercard.errors import DataError
+from layercard.errors import DataError, NothingToLearnError
+from layercard.probing.documents import IGNORED
+
+EMPTY = "The training set is empty. Give the trainer a `train_dataset` with examples."
+MOST_PASSED_OVER = 64
+"""For each row wanted, how many rows are read at most in search of rows that count."""
+
+
+def reads_once(dataset: Any) -> bool:
+    """Whether what is read of `dataset` is gone: its `__iter__` gives the same iterator every time."""
+    from transformers.trainer_utils import has_length
+
+    if has_length(dataset) and hasattr(dataset, "__getitem__"):
+        return False
+    iterator = iter(dataset)
+    return iterator is dataset or iterator is iter(dataset)
 
 
 def sampled_rows(dataset: Any, seed: int) -> Iterator[Any]:
@@ -24,20 +39,22 @@ def sampled_rows(dataset: Any, seed: int) -> Iterator[Any]:
         order = list(range(len(dataset)))
         random.Random(seed).shuffle(order)
         return (dataset[index] for index in order)
-    iterator = iter(dataset)
-    if iterator is dataset or iterator is iter(dataset):
+    if reads_once(dataset):
         raise DataError(
             f"The training set ({type(dataset).__name__}) can be read only once, so probing would take examples away "
             "from training. Give a dataset whose `__iter__` starts anew, or choose layers without a probe, for "
-            "example `lora_layers: [...]` and `measure: false`."
+            "example `lora_layers: uniform` or `lora_layers: [...]`."
         )
-    return iterator
+    return iter(dataset)
 
 
 def documents_in(row: Any) -> int:
-    """Return how many documents a row of the training set holds: several where it is packed."""
+    """Return how many documents a row of the training set holds: several where it is packed, none without a label."""
     if not isinstance(row, Mapping):
         return 1
+    labels = row.get("labels")
+    if isinstance(labels, list) and labels and all(label == IGNORED for label in labels):
+        return 0
     if isinstance(row.get("seq_lengths"), Sequence):
         return max(1, len(row["seq_lengths"]))
     if row.get("position_ids") is not None:
@@ -45,20 +62,27 @@ def documents_in(row: Any) -> int:
     return 1
 
 
-def holding(rows: Iterable[Any], wanted: int, count: Callable[[Any], int] = documents_in) -> list[Any]:
-    """Return the first rows whose `count`s add up to `wanted`; all rows where there are not so many.
+def holding(
+    rows: Iterable[Any], wanted: int, count: Callable[[Any], int] = documents_in, *, empty: str = EMPTY
+) -> list[Any]:
+    """Return the first rows whose `count`s add up to `wanted`; fewer where they are few or far between.
 
-    Raises `DataError` where there is none.
+    Raises `DataError`, saying `empty`, where there is none.
     """
     taken, held = [], 0
     for row in rows:
-        taken.append(dict(row) if isinstance(row, Mapping) else row)  # collators may take keys out of a row
+        taken.append(as_given(row))
         held += count(row)
-        if held >= wanted:
+        if held >= wanted or len(taken) >= MOST_PASSED_OVER * wanted:
             break
     if not taken:
-        raise DataError("The training set is empty. Give the trainer a `train_dataset` with examples.")
+        raise NothingToLearnError(empty)
     return taken
+
+
+def as_given(row: Any) -> Any:
+    """Return a copy of a row, since collators may take keys out of it."""
+    return dict(row) if isinstance(row, Mapping) else row
 
 
 def collated(rows: Sequence[Any], collate: Any, batch_size: int) -> list[Any]:

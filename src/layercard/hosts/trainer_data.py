@@ -7,12 +7,13 @@ moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeAlias
 
 from layercard.errors import DataError, HostError
 from layercard.hosts.protocol import HeldOut
-from layercard.hosts.rows import collated, holding, sampled_rows
+from layercard.hosts.rows import MOST_PASSED_OVER, as_given, collated, holding, reads_once, sampled_rows
 from layercard.random_state import random_state
 
 EVAL_SET, TRAINING_SET = "eval_dataset", "training set"
@@ -68,30 +69,42 @@ def dealt(trainer: Any, batches: Sequence[Any], count: int) -> list[list[tuple[M
     return [[(batch, items) for batch in update] for update, items in zip(updates, counted, strict=True)]
 
 
-def heldout_batches(trainer: Any, examples: int) -> HeldOut:
-    """Return at most `examples` rows, a batch each: of the eval set, or of the training set where that cannot give any."""
-    rows = [row for data in _evaluation_data(trainer) for row in _rows(trainer, data, examples)]
-    if rows:
-        return HeldOut(EVAL_SET, rows[:examples], 0)
+def heldout_batches(trainer: Any, examples: int, labelled: Callable[[Any], bool]) -> HeldOut:
+    """Return at most `examples` rows, a batch each: of the eval set, or of the training set where that cannot give any.
+
+    Rows whose batch is not `labelled` are passed over.
+    """
+    for data in _evaluation_data(trainer):
+        rows, _ = _rows(trainer, data, examples, MOST_PASSED_OVER * examples, labelled)
+        if rows:
+            return HeldOut(EVAL_SET, rows, 0)
     data = training_data(trainer)
-    rows = _rows(trainer, data, min(examples, _size(data[0], examples) // LARGEST_SHARE_HELD_BACK))
-    return HeldOut(TRAINING_SET, rows, len(rows))
+    most = min(MOST_PASSED_OVER * examples, _size(data[0], examples) // LARGEST_SHARE_HELD_BACK)
+    rows, read = _rows(trainer, data, examples, most, labelled)
+    return HeldOut(TRAINING_SET, rows, read)
 
 
 def _one(row: Any) -> int:
     return 1
 
 
-def _rows(trainer: Any, data: Data, wanted: int) -> list[Any]:
-    """Return `wanted` rows in the sampled order, each collated alone; none where the data set is empty or read once."""
+def _rows(trainer: Any, data: Data, wanted: int, most: int, labelled: Callable[[Any], bool]) -> tuple[list[Any], int]:
+    """Return `wanted` labelled rows of the first `most` in the sampled order, each collated alone, and how many were read.
+
+    None where the data set is empty or read once.
+    """
     dataset, collate = data
+    kept: list[Any] = []
+    read = 0
+    if reads_once(dataset):
+        return kept, read
     with random_state(trainer.args.seed):
-        try:
-            return (
-                collated(holding(sampled_rows(dataset, trainer.args.seed), wanted, _one), collate, 1) if wanted else []
-            )
-        except DataError:
-            return []
+        for row in islice(sampled_rows(dataset, trainer.args.seed), most):
+            if len(kept) >= wanted:
+                break
+            read += 1
+            kept += [batch for batch in collated([as_given(row)], collate, 1) if labelled(batch)]
+    return kept, read
 
 
 def _size(dataset: Any, examples: int) -> int:

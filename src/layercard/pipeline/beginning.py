@@ -99,7 +99,7 @@ def _told(run: PlacedRun, state: Any, canary: Canary | None, quality: dict[str, 
     """Return what the report says under `quality`, every key of it."""
     facts: dict[str, Any] = {"threshold": run.settings.quality_threshold, "evidence": run.placement.evidence}
     if canary is not None:
-        facts |= {"planned_steps": state.max_steps, "seconds": canary.seconds}
+        facts |= {"planned_steps": state.max_steps, "seconds": canary.seconds, "judged_by": run.host.judged_by}
         facts |= {"meaning": meaning(canary.plan.updates, state.max_steps)}
     return completed(facts | quality | {"reaction": reaction})
 

@@ -9,6 +9,7 @@ from layercard.cost.allowance import Allowance
 from layercard.cost.predict import UnitCosts, predict_step
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.guarding import Canary
+from layercard.pipeline.losses import why_not_judged
 from layercard.pipeline.variants import why_not_timed
 from layercard.quality.budget import FEWEST_EXAMPLES, CanaryCosts, least_units, plan_canary
 from layercard.quality.verdict import unknown
@@ -50,6 +51,9 @@ def choose_canary(
             f"There are {len(heldout.batches)} held-out examples ({heldout.source}) and {FEWEST_EXAMPLES} are needed. Give "
             "the trainer an `eval_dataset`."
         )
+    reason = why_not_judged(run.host)
+    if reason is not None:
+        return None, unknown(reason)
     try:
         updates = run.host.update_batches(plan.updates, heldout.held_back)
     except DataError as error:  # a training set that can be read only once; training itself can

@@ -20,6 +20,7 @@ from layercard.anatomy.verify import verify_placement
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
 from layercard.pipeline.consulting import consult, run_facts
+from layercard.pipeline.losses import refuse_nothing_to_learn
 from layercard.pipeline.probing import locate_layers, score
 from layercard.pipeline.resume import is_resuming, saved_placement
 from layercard.pipeline.session import PlacedRun
@@ -78,6 +79,7 @@ def place(
     _refuse_late(host)
     check_narrowable(host.model, allow_trained=is_resuming(host))
     stack = locate_layers(host.model, wanted.layers_path, manager)
+    refuse_nothing_to_learn(host)
     chosen = chosen or choose_layers(host, wanted, stack, manager)
     placement, statistics = chosen.placement, chosen.statistics
     with ExitStack() as undo:
@@ -191,6 +193,7 @@ def _probe(
             stack=stack,
             needs=needs,
             loss=host.loss,
+            objective=host.objective,
             target_modules=target_modules,
             rank=wanted.probe_rank,
             seed=wanted.random_seed,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from layercard import plugins
 from layercard.anatomy.layers import LayerStack, find_layers
-from layercard.probing.run import Loss, run_probe
+from layercard.probing.labels import Objective
+from layercard.probing.passes import Loss
+from layercard.probing.run import run_probe
 from layercard.scores.base import LayerScores, checked
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def probe(
     *,
     scores: Sequence[str] = ("resnorm",),
     loss: Loss | None = None,
+    objective: Objective = "model",
     target_modules: Sequence[str] | None = None,
     layers_path: str | None = None,
     rank: int = 8,
@@ -42,7 +45,8 @@ def probe(
     """Return the statistics that `scores` need, from one pass of `model` over `batches`.
 
     Parameters: `batches` are collated training batches with `input_ids` (rows, width) and `labels`; `loss(model, inputs)`
-    returns the loss averaged over label terms, by default the model's own; where the model has no adapters,
+    returns the loss averaged over label terms, by default the model's own; `objective` is `own` where it is anything but a
+    mean over the terms that the model's own loss has, and examples are then run one at a time; where the model has no adapters,
     `target_modules` (suffixes; default every linear module) and `rank` stand in for them. `checkpointing` None keeps the
     model's own gradient checkpointing. The model is left exactly as found, also when this fails.
     Raises `SettingsError` (unknown score), `LayersNotFoundError`, `ModelError`, `DataError`, `ProbeError`.
@@ -56,6 +60,7 @@ def probe(
         stack=locate_layers(model, layers_path, manager),
         needs=needs,
         loss=loss,
+        objective=objective,
         target_modules=target_modules,
         rank=rank,
         seed=seed,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from layercard.cost.timing import Variant
 from layercard.cost.untouched import clear_gradients
+from layercard.hosts.rows import reads_once
 
 if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry
@@ -72,6 +73,9 @@ def why_not_timed(trainer: Any) -> str | None:
         return "torch.compile would compile the model anew for every variant."
     if any(kind in str(args.optim).lower() for kind in ("lomo", "layerwise")):
         return f"The optimizer `{args.optim}` updates weights during backward, so no step can be tried out."
+    if trainer.train_dataset is not None and reads_once(trainer.train_dataset):
+        kind = type(trainer.train_dataset).__name__
+        return f"The training set ({kind}) can be read only once, so steps cannot be timed on its rows and train on them too."
     if trainer.get_cp_size() * trainer.get_sp_size() * trainer.get_tp_size() > 1:
         return "A step is split over processes (context, sequence or tensor parallelism); it cannot be timed apart."
     return None

@@ -1,45 +1,60 @@
 """Which positions of a collated batch belong to which document.
 
 An example is a document: a row of a padded batch, or a stretch of a packed row between two places where
-`position_ids` (or `seq_idx`) restart. Offers `Documents`, `read_documents` and ways to cut a batch into smaller ones.
-Knows nothing of models.
+`position_ids` (or `seq_idx`) restart. Positions are those of the stream that a stack of layers reads: an encoder's
+source, a decoder's target, or a stream whose width only the forward pass tells (sound, images). Offers `Documents`,
+which `reading.py` makes of a batch and `cutting.py` cuts a batch into. Knows nothing of models and labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
-from layercard.errors import DataError
-
 IGNORED = -100
-PACKING_KEYS = (
-    "position_ids",
-    "seq_idx",
-    "cu_seq_lens_q",
-    "cu_seq_lens_k",
-    "max_length_q",
-    "max_length_k",
-    "seq_lengths",
-)
+
+Stream: TypeAlias = Literal["source", "target", "apart"]
+"""source    the positions of the model's own input: the only stream of most models, an encoder's of two
+target    the positions of an encoder-decoder's target
+apart     a tower beside a language model, or anything else whose positions the batch does not tell"""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a document lies in a batch: its row, its source positions, and how far its target goes; None: all of it."""
+
+    row: int
+    start: int | None = None
+    end: int | None = None
+    target_end: int | None = None
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of one batch of `rows` rows and `width` positions."""
+    """The documents of one batch of `rows` rows and `width` positions of the stream that the layers read."""
 
     mask: Tensor
     """(rows, width) bool, True at tokens of a document; padding never counts."""
     spans: tuple[tuple[int, int, int], ...]
     """(row, start, end) of each document."""
     terms: Tensor
-    """(documents,) float64, the label terms in each document's own loss; 0 where all its labels are masked."""
-    packed: bool
+    """(documents,) float64, the label terms in each document's own loss, never 0."""
+    packed: bool = False
+    cuts: tuple[Cut, ...] = ()
+    """Where each document lies in the batch."""
+    ids: Tensor | None = None
+    """(rows, width) the tokens' ids; None where the stream has none."""
+    beside: Tensor | None = None
+    """(rows, source width) bool, the tokens that cross-attention reads; None where there are none, or all count."""
+    choices: int | None = None
+    """Texts in a row, one after another, where a row has several."""
+    is_open: bool = False
+    """Whether `width` is not known before the layers run: all of their positions count then."""
+    labels_by_token: bool = False
+    """Whether `labels` has one entry a source position."""
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -59,109 +74,17 @@ class Documents:
         """Whether every position belongs to a document."""
         return bool(self.mask.all())
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """The number of tokens in all documents."""
         return int(self.mask.sum())
 
+    def positions(self, document: int) -> Tensor:
+        """Return the positions of a document's tokens in its row, ascending."""
+        row, start, end = self.spans[document]
+        return self.mask[row, start:end].nonzero().flatten() + start
 
-def read_documents(inputs: Mapping[str, Any], *, shifted: bool) -> tuple[dict[str, Any], Documents]:
-    """Return the batch as the probe runs it, and its documents.
-
-    `shifted`: position t predicts the label at t + 1, as in causal language models. The label of a document's first
-    token is masked then: it would be predicted from another document or from padding. Documents without any label are
-    left out. Raises `DataError` where there is no `input_ids` or no `labels`.
-    """
-    batch = dict(inputs)
-    for name in ("input_ids", "labels"):
-        if not isinstance(batch.get(name), Tensor):
-            raise DataError(
-                f"A batch holds {sorted(batch)} and no tensor `{name}`. The probe needs tokenized examples with labels, as "
-                "the trainer's own collator gives them."
-            )
-    mask = _token_mask(batch)
-    starts = _starts(batch, mask)
-    packed = bool((starts.sum(1) > 1).any())
-    per_token = batch["labels"].dim() == 2 and batch["labels"].shape == mask.shape
-    if per_token:
-        batch["labels"] = batch["labels"].masked_fill(
-            ~mask | (starts if shifted else torch.zeros_like(starts)), IGNORED
-        )
-    spans = tuple(_spans(starts, mask))
-    terms = _terms(batch["labels"], spans, per_token)
-    kept = [i for i, n in enumerate(terms.tolist()) if n > 0]
-    counted = torch.zeros_like(mask)
-    for i in kept:
-        row, start, end = spans[i]
-        counted[row, start:end] = mask[row, start:end]
-    documents = Documents(counted, tuple(spans[i] for i in kept), terms[kept], packed)
-    return batch, documents
-
-
-def _token_mask(batch: Mapping[str, Any]) -> Tensor:
-    attention = batch.get("attention_mask")
-    if isinstance(attention, Tensor) and attention.dim() == 2:
-        return attention != 0
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool)
-
-
-def _starts(batch: Mapping[str, Any], mask: Tensor) -> Tensor:
-    """(rows, width) bool, True at each document's first token."""
-    first = mask & (mask.cumsum(1) == 1)
-    if isinstance(batch.get("seq_idx"), Tensor):
-        index = batch["seq_idx"]
-        return mask & (first | torch.cat([torch.ones_like(index[:, :1]), index.diff(dim=1)], 1).ne(0))
-    positions = batch.get("position_ids")
-    if isinstance(positions, Tensor) and positions.shape == mask.shape:
-        return mask & (first | (positions == 0))
-    return first
-
-
-def _spans(starts: Tensor, mask: Tensor) -> Iterator[tuple[int, int, int]]:
-    for row in range(starts.shape[0]):
-        begins = starts[row].nonzero().flatten().tolist()
-        last = int(mask[row].nonzero().max()) + 1 if begins else 0
-        for begin, end in zip(begins, [*begins[1:], last], strict=True):
-            yield row, begin, end
-
-
-def _terms(labels: Tensor, spans: tuple[tuple[int, int, int], ...], per_token: bool) -> Tensor:
-    if per_token:
-        counts = [int((labels[row, start:end] != IGNORED).sum()) for row, start, end in spans]
-    else:
-        used = [labels[row] for row, _, _ in spans]
-        counts = [int(label.numel() > 0 and bool((label != IGNORED).all())) for label in used]
-    return torch.tensor(counts, dtype=torch.float64)
-
-
-def halves(inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the batch cut in two by rows; a batch of one row is returned whole."""
-    rows = inputs["input_ids"].shape[0]
-    cut = (rows + 1) // 2
-    return [_rows(inputs, a, b) for a, b in ((0, cut), (cut, rows)) if b > a]
-
-
-def _rows(inputs: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
-    rows = inputs["input_ids"].shape[0]
-    return {
-        k: v[start:end] if isinstance(v, Tensor) and v.dim() and v.shape[0] == rows else v for k, v in inputs.items()
-    }
-
-
-def one_at_a_time(inputs: Mapping[str, Any], documents: Documents) -> Iterator[dict[str, Any]]:
-    """Yield each document as a batch of its own, without padding and without packing's keys."""
-    rows, width = documents.rows, documents.width
-    for row, start, end in documents.spans:
-        single: dict[str, Any] = {}
-        for name, value in inputs.items():
-            if name in PACKING_KEYS:
-                continue
-            if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] != rows:
-                single[name] = value
-            elif value.dim() >= 2 and value.shape[1] == width:
-                single[name] = value[row : row + 1, start:end]
-            else:
-                single[name] = value[row : row + 1]
-        if "attention_mask" in single:
-            single["attention_mask"] = torch.ones_like(single["input_ids"])
-        yield single
+    def opened(self, width: int) -> Documents:
+        """Return the documents of an open stream that turned out to have `width` positions."""
+        spans = tuple((row, 0, width) for row, _, _ in self.spans)
+        return replace(self, mask=self.mask[:, :1].expand(-1, width), spans=spans, is_open=False)

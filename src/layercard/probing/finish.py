@@ -24,9 +24,11 @@ def finish(
     notes: list[str],
     left_out: tuple[str, ...],
     seconds: float,
+    with_targets: tuple[int, ...] | None = None,
 ) -> LayerStatistics:
-    """Return the statistics of everything that `needs` asked for."""
+    """Return the statistics of everything that `needs` asked for; NaN for layers that hold no target."""
     layers = len(sums.gradient_norm)
+    bare = np.array([with_targets is not None and layer not in with_targets for layer in range(layers)])
     energy = _ratio(sums.energy, sums.energy_tokens) if "energy" in needs else None
     backward, norms = "gradients" in needs, "attention_norms" in needs
     position = None
@@ -39,9 +41,9 @@ def finish(
         examples=sums.examples,
         tokens=sums.tokens,
         seconds=seconds,
-        gradient_norm=(sums.gradient_norm / sums.examples).numpy() if backward else None,
+        gradient_norm=_but(bare, (sums.gradient_norm / sums.examples).numpy()) if backward else None,
         module_gradient_norm=_module_norms(sums) if backward else None,
-        norm_of_mean_gradient=_norm_of_mean(sums, layers) if "mean_gradient" in needs else None,
+        norm_of_mean_gradient=_but(bare, _norm_of_mean(sums, layers)) if "mean_gradient" in needs else None,
         energy=energy,
         attention_input_norm=(sums.attention[0] / sums.tokens).numpy() if norms else None,
         attention_output_norm=(sums.attention[1] / sums.tokens).numpy() if norms else None,
@@ -49,8 +51,13 @@ def finish(
         cka_position=position,
         effective_rank=_effective_ranks(sums, layers) if "covariance" in needs else None,
         left_out=left_out,
+        with_targets=with_targets,
         notes=(*notes, *_notes(energy, targets, position, left_out)),
     )
+
+
+def _but(bare: NDArray[np.bool_], values: Array) -> Array:
+    return np.where(bare, np.nan, values)
 
 
 def _ratio(total: torch.Tensor, count: torch.Tensor) -> Array:
@@ -91,10 +98,11 @@ def _notes(
         notes.append(f"CKA compares {position}: later tokens are the same in every example")
     for column, target in enumerate(targets if energy is not None else ()):
         assert energy is not None
-        typical = np.nanmedian(energy[:, column])
-        massive = np.flatnonzero(energy[:, column] > MASSIVE * typical)
+        seen = energy[:, column]
+        typical = np.median(seen[np.isfinite(seen)]) if np.isfinite(seen).any() else np.nan
+        massive = np.flatnonzero(seen > MASSIVE * typical)
         if massive.size:
-            times = np.nanmax(energy[:, column]) / typical
+            times = np.nanmax(seen) / typical
             where = ", ".join(str(i) for i in massive)
             notes.append(f"massive activations at `{target}` of layer {where} (up to {times:.0f} times the median)")
     return notes

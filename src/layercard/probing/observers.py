@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layercard.errors import ModelError
+from layercard.probing.sampling import at_offset
 
 if TYPE_CHECKING:
     from layercard.probing.trace import Trace
@@ -24,6 +25,12 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the tensor that a module reads: hidden states, positional or by name."""
     x = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
     return x[0] if isinstance(x, tuple) else x
+
+
+def further_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the other hidden states that a layer is given, (rows, positions, features): what its cross-attention reads."""
+    given = [*args[1:], *kwargs.values()] if args else [v for k, v in kwargs.items() if k != "hidden_states"]
+    return [x for x in given if isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()]
 
 
 def first_output(output: Any) -> Tensor:
@@ -42,12 +49,24 @@ class AttentionHook:
         if not self.trace.recording:
             return
         for side, x in enumerate((first_input(args, kwargs), first_output(output))):
-            rows = self.trace.by_row(x.detach())
-            if rows is None or not self.trace.reads_tokens(rows):
-                raise NotPerExample
-            norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float32)
+            norms = torch.linalg.vector_norm(self.trace.tokens_of(x), dim=-1, dtype=torch.float32)
             norms = norms.masked_fill(~self.trace.documents.mask, 0.0)
             self.trace.sums.attention[side, self.layer] += norms.sum()
+
+
+class StreamHook:
+    """Forward pre-hook of a layer: how wide the stream is that the layers read, and what cross-attention reads beside."""
+
+    def __init__(self, trace: Trace, layer: int) -> None:
+        self.trace, self.layer = trace, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Tell the trace what the layer is about to read."""
+        if not self.trace.recording:
+            return
+        if self.layer == 0:
+            self.trace.open(first_input(args, kwargs))
+        self.trace.beside = further_states(args, kwargs)
 
 
 class LayerHook:
@@ -66,22 +85,15 @@ class LayerHook:
             trace.sums.inputs[self.layer] = self._vectors(entering)
             trace.sums.outputs[self.layer] = self._vectors(leaving)
         if trace.wants("covariance") and trace.sampled is not None:
-            rows = trace.by_row(entering)
-            if rows is None:
-                raise NotPerExample
-            trace.sums.samples[self.layer] = rows[trace.sampled].float().cpu()
+            trace.sums.samples[self.layer] = trace.tokens_of(entering)[trace.sampled].float().cpu()
 
     def _vectors(self, x: Tensor) -> Tensor:
         """Return (D, d): the token at the chosen position of each document, or the mean over its tokens."""
-        rows = self.trace.by_row(x)
-        if rows is None:
-            raise NotPerExample
-        spans = self.trace.documents.spans
-        if self.trace.offset is None:
-            return torch.stack([rows[r, a:b].float().mean(0) for r, a, b in spans]).cpu()
-        columns = [(r, max(b - 1 - self.trace.offset, a)) for r, a, b in spans]
-        index = torch.tensor(columns, device=rows.device)
-        return rows[index[:, 0], index[:, 1]].float().cpu()
+        rows, offset, documents = self.trace.tokens_of(x), self.trace.offset, self.trace.documents
+        places = [(i, row) for i, (row, _, _) in enumerate(documents.spans)]
+        if offset is None:
+            return torch.stack([rows[row, documents.positions(i)].float().mean(0) for i, row in places]).cpu()
+        return torch.stack([rows[row, at_offset(documents, i, offset)].float() for i, row in places]).cpu()
 
 
 def attention_block(layer: nn.Module) -> nn.Module:

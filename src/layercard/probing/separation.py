@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layercard.probing.documents import PACKING_KEYS, Documents
+from layercard.probing.cutting import PACKING_KEYS
+from layercard.probing.documents import Documents
 
 TOLERANCE = 1e-3
 NOTE = (

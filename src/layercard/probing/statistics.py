@@ -55,6 +55,13 @@ class LayerStatistics:
     effective_rank: Array | None = None
     """(layers,) exp of the entropy of the normalised covariance eigenvalues of a layer's input."""
     left_out: tuple[str, ...] = ()
-    """Weights that a linear hook never sees (experts kept as parameters)."""
+    """What is adapted, or could be, and is not in the numbers: experts kept as parameters, adapters on convolutions."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers should know."""
+    with_targets: tuple[int, ...] | None = None
+    """The layers that hold a target module, ascending; None: every layer does."""
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The layers that a score is asked of: those that hold a target module."""
+        return tuple(range(self.num_layers)) if self.with_targets is None else self.with_targets

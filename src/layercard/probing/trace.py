@@ -7,9 +7,8 @@ receives δ; their product is squared, summed and dropped. Offers `Trace`; knows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -19,8 +18,15 @@ from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.targets import TargetModule
 from layercard.probing.accumulators import BatchSums
 from layercard.probing.documents import Documents
-from layercard.probing.observers import AttentionHook, LayerHook, NotPerExample, attention_block, first_input
+from layercard.probing.observers import (
+    AttentionHook,
+    LayerHook,
+    NotPerExample,
+    StreamHook,
+    attention_block,
+)
 from layercard.probing.statistics import Need
+from layercard.probing.target_hook import Places, Reading, TargetHook
 
 
 class Trace:
@@ -33,18 +39,21 @@ class Trace:
         projections: Sequence[Tensor],
         names: Sequence[str],
         needs: frozenset[Need],
+        *,
+        apart: bool = False,
     ) -> None:
-        self.layers = stack.layers
-        self._needs = needs
+        self.layers, self.apart = stack.layers, apart
+        self._needs, self.targets = needs, tuple(targets)
         self._hooks = ExitStack()
         columns = {name: i for i, name in enumerate(names)}
         self._targets = [
-            _TargetHook(self, target, columns[target.name], projection)
+            TargetHook(self, target, columns[target.name], projection)
             for target, projection in zip(targets, projections, strict=True)
         ]
         self.backward = bool(needs & {"gradients", "mean_gradient"})
         self.recording = False
         self.fired = self.half = False
+        self._crossed: Places | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as hooks:
@@ -52,6 +61,7 @@ class Trace:
                 for hook in self._targets:
                     _register(hooks, hook.target.module, hook)
             for layer, module in enumerate(self.layers):
+                hooks.callback(module.register_forward_pre_hook(StreamHook(self, layer), with_kwargs=True).remove)
                 if "attention_norms" in self._needs:
                     _register(hooks, attention_block(module), AttentionHook(self, layer))
                 if self._needs & {"representations", "covariance"}:
@@ -62,17 +72,40 @@ class Trace:
     def __exit__(self, *exc: object) -> None:
         self._hooks.close()
 
-    def begin(self, documents: Documents, sums: BatchSums, offset: int | None, sampled: Tensor | None) -> None:
+    def begin(
+        self,
+        documents: Documents,
+        sums: BatchSums,
+        offset: int | None,
+        sample: Callable[[Documents], Tensor | None],
+    ) -> None:
         """Record the forward pass that follows.
 
         `offset` is the position that CKA compares, counted from a document's last token, None for the mean over tokens;
-        `sampled` (rows, width) bool marks the tokens that the effective rank keeps.
+        `sample` returns (rows, width) bool marking the tokens that the effective rank keeps.
         """
-        self.sums, self.documents, self.offset, self.sampled = sums, documents, offset, sampled
-        self._reading: _Reading | None = None
+        self.sums, self.documents, self.offset, self._sample = sums, documents, offset, sample
+        self.sampled = None if documents.is_open else sample(documents)
+        self.beside: list[Tensor] = []
+        self._places, self._crossed = Places(documents.mask), None
+        self._reading: Reading | None = None
         for hook in self._targets:
             hook.begin()
         self.recording = True
+
+    def open(self, x: Tensor) -> None:
+        """Learn from what the first layer reads how wide the stream is, where the batch does not tell."""
+        documents = self.documents
+        if not documents.is_open:
+            return
+        if documents.rows == 1:
+            self.documents = documents.opened(x.numel() // x.shape[-1])
+        elif x.dim() == 3 and x.shape[0] == documents.rows and not self.apart:
+            self.documents = documents.opened(x.shape[1])
+        else:
+            raise NotPerExample
+        self._places = Places(self.documents.mask)
+        self.sampled = self._sample(self.documents)
 
     def end_of_forward(self, weights: Tensor) -> None:
         """Stop recording: what fires from here on is recomputation under gradient checkpointing.
@@ -88,139 +121,77 @@ class Trace:
         for hook in self._targets:
             hook.end()
 
+    def ran_and_reached(self) -> tuple[frozenset[tuple[int, str]], frozenset[tuple[int, str]]]:
+        """Return the (layer, name) of the targets that ran, and of those that a gradient reached, on any rank."""
+        found = [
+            {(h.target.layer, h.target.name) for h in self._targets if h.ran},
+            {(h.target.layer, h.target.name) for h in self._targets if h.reached},
+        ]
+        if torch.distributed.is_initialized():
+            ranks: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(ranks, found)
+            found = [set().union(*(part[i] for part in ranks)) for i in (0, 1)]
+        return frozenset(found[0]), frozenset(found[1])
+
     def wants(self, need: Need) -> bool:
         """Whether a scorer in use asked for `need`."""
         return need in self._needs
 
+    def tokens_of(self, x: Tensor) -> Tensor:
+        """Return `x` as (rows, width, features), position by position of the stream; raise `NotPerExample` otherwise."""
+        rows = self.by_row(x.detach())
+        if rows is None or rows.shape[1] != self.documents.width:
+            raise NotPerExample
+        return rows
+
     def by_row(self, x: Tensor) -> Tensor | None:
         """Return `x` as (rows, positions, features), or None where its rows are not the batch's."""
-        rows, width = self.documents.rows, self.documents.width
+        documents = self.documents
+        rows, width = documents.rows, documents.width
         if x.shape[:-1] == (rows, width):
             return x
+        if documents.choices is not None and x.shape[0] == rows * documents.choices:
+            return x.reshape(rows, -1, x.shape[-1])
         if x.dim() == 2 and x.shape[0] == rows * width:
             return x.view(rows, width, -1)
-        if x.shape[0] == rows and x.dim() == 2 and not self.documents.packed:
+        if x.shape[0] == rows and x.dim() == 2 and not documents.packed:
             return x.unsqueeze(1)
-        if rows == 1 and len(self.documents) == 1:
+        if rows == 1 and len(documents) == 1:
             return x.reshape(1, -1, x.shape[-1])
         return None
 
-    def reads_tokens(self, x: Tensor) -> bool:
-        """Whether (rows, positions, features) `x` holds the batch's tokens, position by position."""
-        return x.shape[1] == self.documents.width
-
-    def read(self, x: Tensor) -> _Reading:
+    def read(self, x: Tensor) -> Reading:
         """Return the input `x` of a target by rows; modules that read one tensor (q, k and v) share the work.
 
         Raises `NotPerExample` where its rows are not the batch's.
         """
         if self._reading is None or self._reading.x is not x:
-            rows = self.by_row(x.detach())
-            if rows is None:
-                raise NotPerExample
-            self._reading = _Reading(x, rows, self.documents)
+            self._reading = self._crossing(x) or self._along(x)
         return self._reading
 
+    def _along(self, x: Tensor) -> Reading:
+        rows = self.by_row(x.detach())
+        if rows is None:
+            raise NotPerExample
+        places = self._places if rows.shape[1] == self.documents.width else None
+        return Reading(x, rows, places, is_tokens=places is not None or x.dim() == 2)
 
-class _Reading:
-    """What target modules read: x by rows, its energy and its float32 copy, each made once."""
-
-    def __init__(self, x: Tensor, rows: Tensor, documents: Documents) -> None:
-        self.x, self.rows = x, rows
-        self._documents = documents
-        self.by_position = rows.shape[1] == documents.width
-        self.is_tokens = self.by_position or x.dim() == 2
-
-    @cached_property
-    def energy(self) -> tuple[Tensor, float]:
-        """Σ‖x_t‖² over tokens and their number."""
-        squares = torch.linalg.vector_norm(self.rows, dim=-1, dtype=torch.float32).square()
-        if not self.by_position:
-            return squares.sum(), float(squares.numel())
-        return squares.masked_fill(~self._documents.mask, 0.0).sum(), float(self._documents.tokens)
-
-    @cached_property
-    def float32(self) -> Tensor:
-        """(rows, positions, features)."""
-        return self.rows.to(torch.float32)
+    def _crossing(self, x: Tensor) -> Reading | None:
+        """Return what cross-attention reads of the other stream; None where `x` is not that."""
+        if not any(
+            x is given or (x.shape == given.shape and x.data_ptr() == given.data_ptr()) for given in self.beside
+        ):
+            return None
+        mask = self.documents.beside
+        if x.shape[0] != self.documents.rows or (mask is not None and x.shape[:-1] != mask.shape):
+            return None
+        if self._crossed is None or self._crossed.mask.shape != x.shape[:-1]:
+            kept = torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device)
+            for row, _, _ in self.documents.spans:
+                kept[row] = True if mask is None else mask[row]
+            self._crossed = Places(kept)
+        return Reading(x, x.detach(), self._crossed, is_tokens=True)
 
 
 def _register(hooks: ExitStack, module: nn.Module, hook: Any) -> None:
     hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-
-
-class _TargetHook:
-    """Forward hook of one target module. A module may be called several times; its gradients add up before the norm."""
-
-    def __init__(self, trace: Trace, target: TargetModule, column: int, projection: Tensor) -> None:
-        self.trace, self.target = trace, target
-        self.where = (target.layer, column)
-        self.projection = projection  # (r, in_features) float32
-        self.calls = 0
-        self.total: Tensor | None = None
-
-    def begin(self) -> None:
-        """Forget the last batch."""
-        self.calls, self.total = 0, None
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> Tensor | None:
-        backward = self.trace.backward
-        if backward and not output.requires_grad:
-            output = output.detach().requires_grad_()
-        if self.trace.recording:
-            self._record(first_input(args, kwargs), output, backward)
-        return output if backward else None
-
-    def _record(self, x: Tensor, output: Tensor, backward: bool) -> None:
-        trace = self.trace
-        reading = trace.read(x)
-        self.calls += 1
-        trace.fired = True
-        trace.half = trace.half or output.dtype is torch.float16
-        # a table of relative positions that the module reads in a later call is no token of the example
-        if trace.wants("energy") and self.calls == 1 and reading.is_tokens:
-            total, count = reading.energy
-            trace.sums.energy[self.where] += total / self.target.in_features
-            trace.sums.energy_tokens[self.where] += count
-        if backward:
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # the host may be under autocast
-                z = reading.float32 @ self.projection.T  # (rows, positions, r)
-            output.register_hook(lambda delta: self._receive(delta.detach(), z))
-
-    def _receive(self, delta: Tensor, z: Tensor) -> None:
-        rows = self.trace.by_row(delta)
-        if rows is None:
-            raise NotPerExample
-        gradients = _per_document(rows.to(torch.float32), z, self.trace.documents)  # (D, out, r)
-        if self.calls == 1:
-            self._add(gradients)
-        else:
-            self.total = gradients if self.total is None else self.total + gradients
-
-    def end(self) -> None:
-        """Add what several calls summed to."""
-        if self.total is not None:
-            self._add(self.total)
-            self.total = None
-
-    def _add(self, gradients: Tensor) -> None:
-        self.trace.sums.squares[self.where] = gradients.square().sum((1, 2))
-        if self.trace.wants("mean_gradient"):
-            weights = self.trace.weights.to(gradients)
-            self.trace.sums.gradients[self.where] = torch.einsum("dkr,d->kr", gradients, weights).cpu()
-
-
-def _per_document(delta: Tensor, z: Tensor, documents: Documents) -> Tensor:
-    """Return Σ_t δ_t z_tᵀ of each document, (D, out, r); `delta` (rows, positions, out), `z` (rows, positions, r)."""
-    if documents.packed:
-        parts = [delta[row, start:end].T @ z[row, start:end] for row, start, end in documents.spans]
-        return torch.stack(parts)
-    if z.shape[1] == documents.width and not documents.is_full:
-        padding = ~documents.mask.unsqueeze(-1)
-        delta, z = delta.masked_fill(padding, 0.0), z.masked_fill(padding, 0.0)  # both: 0 · NaN is NaN
-    kept = [row for row, _, _ in documents.spans]
-    if len(kept) < documents.rows:
-        delta, z = delta[kept], z[kept]
-    return torch.bmm(delta.transpose(1, 2), z)

@@ -12,6 +12,7 @@ The keys are always the same; what is not known is null, and `reason` says why.
     threshold             of `share_kept`, under which `on_quality_loss` acts
     heldout_loss          mean over examples, in nats, of the base model (`before`) and of each arm after its steps:
                           `all_layers`, `placed`, `placed_2x` (at twice the learning rate, where it was tried)
+    judged_by             what that loss is: the trainer's own, or another where the trainer's cannot be read
     examples, heldout_from  how many rows judged, and from where: `eval_dataset` or `training set`
     steps, planned_steps  optimizer steps of each arm, and of the run
     learning_rate         of the arms: the run's peak, without warm-up
@@ -38,7 +39,7 @@ from layercard.quality.share import Share, mean_finite, share_kept
 BEFORE, ALL_LAYERS, PLACED, PLACED_2X = "before", "all_layers", "placed", "placed_2x"
 SECOND_RATE = 2.0
 KEYS = (
-    "kind", "share_kept", "interval", "share_in_trial", "interval_in_trial", "threshold", "heldout_loss", "examples",
+    "kind", "share_kept", "interval", "share_in_trial", "interval_in_trial", "threshold", "heldout_loss", "judged_by", "examples",
     "heldout_from", "steps", "planned_steps", "learning_rate", "learning_rate_hint", "reaction", "tried", "evidence",
     "meaning", "seconds", "reason", "final_heldout_loss",
 )  # fmt: skip
@@ -97,7 +98,7 @@ class Verdict:
             "share_in_trial": in_trial.value,
             "interval_in_trial": None if in_trial.low is None else [in_trial.low, in_trial.high],
             "heldout_loss": {name: mean_finite(losses) for name, losses in self.losses.items()},
-            "examples": len(self.losses[BEFORE]),
+            "examples": sum(map(math.isfinite, self.losses[BEFORE])),
             "heldout_from": self.source,
             "steps": self.updates,
             "learning_rate": self.learning_rate,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layercard.data import IGNORED, Task, Tokens, collate, pad_id
 from layercard.errors import ProbeError
-from layercard.probing.run import is_shifted
+from layercard.probing.labels import is_shifted
 from layercard.study.examples import HeldOut
 
 

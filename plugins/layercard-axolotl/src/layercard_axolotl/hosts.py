@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from layercard.errors import DataError, HostError
 from layercard.hosts import trainer_data
+from layercard.hosts.own_loss import has_own_loss
 from layercard.hosts.plain import PlainHost
 from layercard.hosts.rows import holding, sampled_rows
 from layercard.random_state import random_state
@@ -20,6 +21,8 @@ from layercard_axolotl import compat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from layercard.probing.labels import Objective
 
     Inputs = Mapping[str, Any]
 
@@ -50,6 +53,11 @@ class AxolotlHost(PlainHost):
         """Return the trainer's own loss; its token counter, which sums over ranks, is off."""
         with _without_token_counter(self.trainer.args):
             return super().loss(model, inputs)
+
+    @property
+    def objective(self) -> Objective:
+        """Axolotl trains next tokens, also where a kernel stands for the model's own loss."""
+        return "own" if has_own_loss(self.trainer) else "next_token"
 
     def probe_batches(self, examples: int, batch_size: int | None, seed: int) -> Iterator[Inputs]:
         """Yield collated training batches holding `examples` documents in all, packed where training packs."""
@@ -149,6 +157,16 @@ class PreferenceHost(PlainHost):
         with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             loss: Tensor = model(**trainer._prepare_inputs(dict(inputs)), use_cache=False).loss
         return loss
+
+    @property
+    def objective(self) -> Objective:
+        """The probe reads next tokens of responses, whatever the preference loss."""
+        return "next_token"
+
+    @property
+    def judged_by(self) -> str:
+        """What `heldout_loss` is."""
+        return "the trainer's own preference loss"
 
     def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the trainer's own preference loss: training may lower it and raise the NLL of the responses."""

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from layercard.errors import HostError
 from layercard.hosts.plain import PlainHost
+from layercard.hosts.rows import EMPTY
 from layercard_trl import compat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from layercard.probing.labels import Objective
 
     Inputs = Mapping[str, Any]
 
@@ -60,7 +63,29 @@ class SFTHost(PlainHost):
         trainer = self.trainer
         with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             log_probs, counted = compat.token_log_probs(model, trainer._prepare_inputs(dict(inputs)))
-        return -log_probs.sum() / counted.sum().clamp(min=1)
+        return -log_probs.sum() / counted.sum()  # NaN where nothing counts: such rows are left out, not lost by 0
+
+    @property
+    def objective(self) -> Objective:
+        """The probe reads next tokens, whatever the trainer's loss."""
+        return "next_token"
+
+    @property
+    def judged_by(self) -> str:
+        """The guard's held-out loss, which a `compute_loss_func` or another `loss_type` of the trainer does not change."""
+        return "negative log-likelihood of the labels"
+
+    @property
+    def nothing_left(self) -> str:
+        """What to say where the training set holds no row: TRL drops those that `max_length` left without a label."""
+        args = self.trainer.args
+        if args.max_length is None or args.packing:
+            return super().nothing_left
+        return (
+            "The training set has no row left. TRL drops every row in which no label is left within `max_length` "
+            f"({args.max_length}): a prompt as long as that leaves no completion, and with `assistant_only_loss` a chat template "
+            "without generation marks labels nothing. Raise `max_length`, or give a training set with examples."
+        )
 
 
 class DPOHost(SFTHost):
@@ -83,6 +108,16 @@ class DPOHost(SFTHost):
     def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the preference loss of these pairs, the trainer's own: training may lower it and raise the NLL."""
         return PlainHost.loss(self, model, inputs)
+
+    @property
+    def judged_by(self) -> str:
+        """What `heldout_loss` is."""
+        return "the trainer's own preference loss"
+
+    @property
+    def nothing_left(self) -> str:
+        """What to say where the training set holds no row."""
+        return EMPTY
 
 
 def chosen_only(batch: Inputs) -> dict[str, Tensor]:
