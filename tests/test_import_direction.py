@@ -24,7 +24,7 @@ ORDER = [
     ["prefix"],
     ["hosts", "report"],
     ["pipeline"],
-    ["study"],
+    ["study", "testing"],
     ["cli"],
 ]
 """Rooms in the order in which work passes through them; those in one line do not know each other."""

@@ -6,7 +6,7 @@ from layercard.placement.strategies import By, StrategyRequest
 
 
 class OddLayers:
-    """Picks the deepest `count` odd layers, fewer where there are not as many."""
+    """Picks the deepest `count` odd layers, fewer where there are not as many, and any where there is none."""
 
     name = "odd_layers"
     by: By = "depth"
@@ -14,4 +14,4 @@ class OddLayers:
     def choose(self, request: StrategyRequest) -> tuple[int, ...]:
         """Return the layers, ascending."""
         odd = [layer for layer in request.candidates if layer % 2 == 1]
-        return tuple(odd[-request.count :])
+        return tuple((odd or list(request.candidates))[-request.count :])
