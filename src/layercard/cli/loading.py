@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 import transformers
 from torch import nn
@@ -15,6 +16,8 @@ from torch import nn
 from layercard.cli.options import ModelSource
 from layercard.data import Task
 from layercard.errors import ModelError
+from layercard.precision import fast_dtype, name_of, slow_on
+from layercard.progress import Progress
 
 _CLASSES = {
     "causal": transformers.AutoModelForCausalLM,
@@ -68,11 +71,12 @@ def load_model(source: ModelSource) -> nn.Module:
     """Return the model with its weights, on its device, ready for a probe."""
     config = load_config(source.name)
     device = source.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options: dict[str, Any] = {"dtype": source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)}
+    options: dict[str, Any] = {"dtype": _dtype(source, config, device)}
     if source.load_in_4bit:
-        options |= {"quantization_config": _nf4(), "device_map": {"": device}}
+        options |= {"quantization_config": _nf4(device), "device_map": {"": device}}
     try:
-        model = _CLASSES[task_of(config, source.name)].from_pretrained(_where(source.name), **options)
+        with Progress(f"loading {source.name}"):
+            model = _CLASSES[task_of(config, source.name)].from_pretrained(_where(source.name), **options)
     except ValueError as error:
         raise ModelError(_unsupported(source.name, error)) from None
     except OSError as error:
@@ -81,6 +85,20 @@ def load_model(source: ModelSource) -> nn.Module:
         ) from None
     loaded: nn.Module = model if source.load_in_4bit else model.to(device)
     return loaded
+
+
+def _dtype(source: ModelSource, config: Any, device: str) -> Any:
+    """Return what to load the weights in: as asked, or as saved where this machine is fast in that, said where it is not."""
+    if source.dtype not in ("auto", "saved"):
+        return getattr(torch, source.dtype)
+    saved = config.dtype
+    if source.dtype == "saved" or not isinstance(saved, torch.dtype):
+        return "auto"
+    reason = slow_on(device, saved)
+    if reason is None:
+        return "auto"
+    click.echo(f"{reason} The weights are loaded in float32; `--dtype saved` keeps {name_of(saved)}.", err=True)
+    return torch.float32
 
 
 def load_tokenizer(name: str) -> Any:
@@ -106,7 +124,7 @@ def _where(name: str) -> str:
     return str(path) if path.exists() else name
 
 
-def _nf4() -> Any:
+def _nf4(device: str) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ModuleNotFoundError:
@@ -117,7 +135,7 @@ def _nf4() -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=fast_dtype(device, torch.bfloat16),
     )
 
 

@@ -21,11 +21,11 @@ from layercard.probing.as_found import as_found
 from layercard.probing.documents import Documents, halves, one_at_a_time, read_documents
 from layercard.probing.finish import finish
 from layercard.probing.observers import NotPerExample
-from layercard.probing.progress import Progress
 from layercard.probing.sampling import cka_offset, sampled_tokens, share_to_sample
 from layercard.probing.separation import NOTE, attends_across
 from layercard.probing.statistics import LayerStatistics, Need
 from layercard.probing.trace import Trace
+from layercard.progress import Progress
 
 Loss = Callable[[nn.Module, Mapping[str, Any]], Tensor]
 FEWEST_EXAMPLES = 2
