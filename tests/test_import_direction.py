@@ -13,7 +13,7 @@ import layercard
 ROOT = Path(layercard.__file__).parent
 ORDER = [
     ["errors"],
-    ["sizes", "random_state", "files", "versions"],
+    ["sizes", "random_state", "files", "versions", "precision", "progress"],
     ["settings", "hookspecs", "plugins", "builtins", "records"],
     ["data", "anatomy"],
     ["probing"],

@@ -106,6 +106,7 @@ BAD: list[tuple[str, Any]] = [
     ("probe_batch_size", 0),
     ("probe_rank", 0),
     ("measure", "yes"),
+    ("probe_budget", 0.6),
     ("measure_budget", 0.6),
     ("measure_budget", -0.1),
     ("gradient_entry", 1),

@@ -17,6 +17,7 @@ from layercard.anatomy.targets import find_targets
 from layercard.cli.positions import longest_input
 from layercard.cost.predict import UnitCosts
 from layercard.cost.unit_costs import estimate_unit_costs, measure_unit_costs
+from layercard.precision import fast_dtype
 
 LAYERS, TOKENS, ROUNDS = 2, 256, 3
 LARGEST_ON_CPU = 3e7
@@ -43,7 +44,7 @@ def _measured(bare: PreTrainedModel, stack: LayerStack, targets: list[str] | Non
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(["cuda"] if device == "cuda" else []):
         torch.manual_seed(0)
-        model: Any = type(bare)(_shallow(bare.config)).to(device, bare.dtype).train()
+        model: Any = type(bare)(_shallow(bare.config)).to(device, fast_dtype(device, bare.dtype)).train()
         batch = {name: values.to(device) for name, values in _batch(model, width).items()}
         shallow = find_layers(model, path=stack.path)
         names = [t.name for t in find_targets(model, shallow, names=targets) if t.layer == len(shallow) - 1]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import click
 import torch
 import transformers
 from torch import nn
@@ -18,6 +19,8 @@ from torch import nn
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.tasks import PICTURED, Purpose, purpose_of
 from layercard.errors import ModelError
+from layercard.precision import fast_dtype, name_of, slow_on
+from layercard.progress import Progress
 from layercard.random_state import random_state
 
 Say: TypeAlias = Callable[[str], None]
@@ -67,13 +70,13 @@ def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
     config = load_config(source.name)
     purpose = source.purpose or purpose_of(config, source.name, asked=source.task)
     device = source.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options: dict[str, Any] = {"dtype": source.dtype if source.dtype == "auto" else getattr(torch, source.dtype)}
+    options: dict[str, Any] = {"dtype": _dtype(source, config, device)}
     if purpose.labels is not None:
         options |= {"ignore_mismatched_sizes": True}  # a new head may replace a saved one
     if source.load_in_4bit:
-        options |= {"quantization_config": _nf4(), "device_map": {"": device}}
+        options |= {"quantization_config": _nf4(device), "device_map": {"": device}}
     try:
-        with random_state(0):
+        with random_state(0), Progress(f"loading {source.name}"):
             model, told = purpose.auto.from_pretrained(
                 _where(source.name), config=purpose.configured(config), output_loading_info=True, **options
             )
@@ -87,6 +90,20 @@ def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
         say(_new_weights(source.name, sorted(told["missing_keys"])))
     loaded: nn.Module = model if source.load_in_4bit else model.to(device)
     return loaded
+
+
+def _dtype(source: ModelSource, config: Any, device: str) -> Any:
+    """Return what to load the weights in: as asked, or as saved where this machine is fast in that, said where it is not."""
+    if source.dtype not in ("auto", "saved"):
+        return getattr(torch, source.dtype)
+    saved = config.dtype
+    if source.dtype == "saved" or not isinstance(saved, torch.dtype):
+        return "auto"
+    reason = slow_on(device, saved)
+    if reason is None:
+        return "auto"
+    click.echo(f"{reason} The weights are loaded in float32; `--dtype saved` keeps {name_of(saved)}.", err=True)
+    return torch.float32
 
 
 def load_tokenizer(name: str, purpose: Purpose | None = None) -> Any:
@@ -112,7 +129,7 @@ def _where(name: str) -> str:
     return str(path) if path.exists() else name
 
 
-def _nf4() -> Any:
+def _nf4(device: str) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ModuleNotFoundError:
@@ -123,7 +140,7 @@ def _nf4() -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=fast_dtype(device, torch.bfloat16),
     )
 
 

@@ -127,10 +127,10 @@ def model_options(function: Function) -> Function:
         ),
         click.option(
             "--dtype",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            type=click.Choice(["auto", "saved", "float32", "bfloat16", "float16"]),
             default="auto",
             show_default=True,
-            help="Of the weights; `auto` as they were saved.",
+            help="Of the weights; `auto` as they were `saved`, or float32 where this CPU is slow in that.",
         ),
         click.option(
             "--task",

@@ -24,8 +24,11 @@ from layercard.anatomy.layers import LayerStack
 from layercard.cost.predict import UnitCosts
 from layercard.cost.timing import synchronize
 from layercard.errors import ModelError
+from layercard.progress import Progress
 
 ROUNDS = 5
+LONGEST_SECONDS = 6.0
+"""After so long no further round begins: a large layer on a slow machine is timed once."""
 
 
 def measure_unit_costs(
@@ -40,19 +43,24 @@ def measure_unit_costs(
     """Return the costs of layer, adapters and head in forward passes of one bare layer.
 
     Parameters: `model` without adapters, whose forward on `batch` returns a loss; `target_modules` the names, inside a
-    layer, of the modules that LoRA of `rank` adapts; `rounds` how often each is run, after one warm-up. Bare and adapted
-    runs alternate; a cost is the median, and an adapter's the difference of medians, at least 0.
+    layer, of the modules that LoRA of `rank` adapts; `rounds` how often each is run, after one warm-up, fewer where that
+    takes more than `LONGEST_SECONDS`. Bare and adapted runs alternate; a cost is the median, and an adapter's the
+    difference of medians, at least 0.
     Raises `ModelError` where the model cannot be run from a layer on. The model is left as it was.
     """
-    with _quiet(model):
+    began = time.perf_counter()
+    with Progress("timing a layer and the head", total=1 + rounds) as progress, _quiet(model):
         call = _call_of(model, stack.layers[-1], batch)
         bare = copy.deepcopy(stack.layers[-1])
         adapted = _adapted(copy.deepcopy(bare), target_modules, rank)
         without, with_adapters = _Timed(_layer_forward(bare, call)), _Timed(_layer_forward(adapted, call))
         head = _Timed(lambda: _head_forward(model, stack.layers[-1], batch))
-        for _ in range(1 + rounds):
+        for done in range(1 + rounds):
+            if done > 1 and time.perf_counter() - began > LONGEST_SECONDS:
+                break
             for timed in (without, with_adapters, head):
                 timed.run()
+            progress.advance()
     return _units(without, with_adapters, head)
 
 

@@ -22,6 +22,7 @@ from layercard.hosts.optimizers import average, owned, share, trial_optimizer, t
 from layercard.pipeline.ranks import gathered
 from layercard.pipeline.variants import BASELINE, PLACED
 from layercard.probing.as_found import noiseless
+from layercard.progress import Progress
 from layercard.quality.arm import Arm, Trial, advance
 from layercard.quality.calibration import is_adam_like
 from layercard.quality.verdict import ALL_LAYERS, BEFORE, PLACED_2X, SECOND_RATE, Verdict
@@ -70,6 +71,7 @@ class Canary:
         """
         began = time.perf_counter()
         with ExitStack() as undo:
+            undo.enter_context(Progress("layercard tries the placement out"))
             undo.enter_context(self._host.preserved())
             undo.enter_context(untouched(self._host.model))
             self._train(all_layers, placed)

@@ -36,6 +36,7 @@ from layercard.pipeline.variants import (
     out_of_memory,
     stepper,
 )
+from layercard.progress import Progress
 
 if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry
@@ -80,6 +81,7 @@ def measure(
     """
     batches = host.step_batches(BATCHES)
     with ExitStack() as undo:
+        undo.enter_context(Progress("layercard times all-layer and placed steps"))
         undo.enter_context(host.preserved())
         undo.enter_context(untouched(host.model))
         return _Run(host, batches, allowance, canary).measure(narrowing, entries, prefix)

@@ -20,8 +20,8 @@ from layercard.probing.as_found import as_found
 from layercard.probing.finish import finish
 from layercard.probing.labels import Objective, read_labels_of
 from layercard.probing.passes import Loss, Passes
-from layercard.probing.progress import Progress
 from layercard.probing.statistics import LayerStatistics, Need
+from layercard.progress import Progress
 
 
 def run_probe(

@@ -48,6 +48,7 @@ def _check_numbers(s: PlacementSettings) -> None:
     _at_least(s, "random_seed", 0)
     _between(s, "fraction", 0.0, 1.0, open_low=True)
     _between(s, "cumulative_threshold", 0.0, 1.0, open_low=True)
+    _between(s, "probe_budget", 0.0, 0.5)
     _between(s, "measure_budget", 0.0, 0.5)
     _between(s, "min_spearman", 0.0, 1.0)
     _between(s, "guard_budget", 0.0, 0.5)

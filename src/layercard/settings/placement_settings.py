@@ -75,6 +75,11 @@ class PlacementSettings:
     probe_examples: int = _option(32, "How many documents the probe reads; 8 at most where `auto` goes by depth.")
     probe_batch_size: int | None = _option(None, "Examples a probe batch (default: the trainer's batch size).")
     probe_rank: int = _option(8, "Adapter rank that the probe assumes where the model has no adapters yet.")
+    probe_budget: float = _option(
+        0.02,
+        "Largest share of the planned examples that the probe may read, in [0, 0.5]; where it is too small for a ranking, "
+        "`auto` goes by depth.",
+    )
     measure: bool = _option(True, "Time all-layer and placed steps at the start of training.")
     measure_budget: float = _option(0.02, "Largest share of the planned steps that timing may take, in [0, 0.5].")
     guard: bool = _option(

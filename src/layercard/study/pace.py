@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from layercard.progress import Progress
 from layercard.study.store import Store
 
 Kind = Literal["probe", "evaluation", "cost", "training"]
@@ -41,7 +42,8 @@ class Pace:
                 yield store.result(part.name, part.make, **part.own)
                 continue
             began = time.perf_counter()
-            result = store.result(part.name, part.make, **part.own)
+            with Progress(part.name):
+                result = store.result(part.name, part.make, **part.own)
             taken = time.perf_counter() - began
             self._seconds[part.kind].append(taken)
             missing.remove(part)

@@ -24,15 +24,29 @@ TITLES = {
     "last-5": "the last 5 layers",
     "all-layers": "all-layer LoRA",
 }
-FULL_STEPS, QUICK_STEPS = 60, 24
-BATCH_SIZE = 8
 TIMED_STEPS = 23
 """How long timing and the guard's trial may take in a run, in steps: six rounds or so, without splitting the saving."""
 
 
 @dataclass(frozen=True)
+class Size:
+    """How much the demo trains and judges."""
+
+    steps: int
+    batch_size: int
+    heldout: int
+
+
+SIZES = {
+    "bfloat16": {"full": Size(steps=60, batch_size=8, heldout=96), "quick": Size(steps=20, batch_size=8, heldout=48)},
+    "float32": {"full": Size(steps=40, batch_size=4, heldout=48), "quick": Size(steps=16, batch_size=4, heldout=24)},
+}
+"""By the dtype that is fast on this machine: where it is float32, a step takes longer and there are fewer."""
+
+
+@dataclass(frozen=True)
 class DemoOptions:
-    """What the command line says. `steps` None leaves them to the demo: 60, or 24 with `quick`."""
+    """What the command line says. `steps` None leaves them to the demo (`SIZES`)."""
 
     quick: bool = False
     qlora: bool = False
@@ -48,10 +62,13 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
     from layercard.placement.placement import write_json
 
     recipe = _recipe(options, console.print)
-    runs = {}
+    runs: dict[str, TrainedRun] = {}
+    before: float | None = None
     for number, (name, title) in enumerate(TITLES.items(), start=1):
         console.rule(f"{number} of {len(TITLES)}: {title}, {recipe.steps} steps")
-        runs[name] = _one_run(recipe, options.output_dir / name, _settings(name, options, recipe.steps))
+        settings = _settings(name, options, recipe.steps)
+        runs[name] = _one_run(recipe, options.output_dir / name, settings, before)
+        before = runs[name].loss_before
     document = _document(options, recipe, runs)
     write_json(options.output_dir / "demo.json", document)
     _show(console, recipe, runs, options.output_dir)
@@ -59,16 +76,24 @@ def run_demo(options: DemoOptions, console: Console) -> dict[str, Any]:
 
 
 def _recipe(options: DemoOptions, say: Callable[[str], None]) -> Recipe:
+    import torch
+
+    from layercard.precision import fast_dtype, name_of, slow_on
     from layercard_trl.demo.training import Recipe
 
-    steps = options.steps or (QUICK_STEPS if options.quick else FULL_STEPS)
-    train, heldout = docstring_examples(steps * BATCH_SIZE, 48 if options.quick else 96)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = fast_dtype(device, torch.bfloat16)
+    size = SIZES[name_of(dtype)]["quick" if options.quick else "full"]
+    steps = options.steps or size.steps
+    train, heldout = docstring_examples(steps * size.batch_size, size.heldout)
     model = demo_model(say)
+    if (reason := slow_on(device, torch.bfloat16)) is not None:
+        say(f"{reason} The demo trains in float32, and less of it.")
     say(
         f"{NAME} learns to summarise functions: {len(train)} signatures of Python's standard library with the first line "
         f"of their docstrings, {len(heldout)} more held out."
     )
-    return Recipe(model, train, heldout, steps, BATCH_SIZE, qlora=options.qlora)
+    return Recipe(model, train, heldout, steps, size.batch_size, dtype, qlora=options.qlora)
 
 
 def _settings(name: str, options: DemoOptions, steps: int) -> dict[str, Any] | None:
@@ -83,13 +108,13 @@ def _settings(name: str, options: DemoOptions, steps: int) -> dict[str, Any] | N
     return None
 
 
-def _one_run(recipe: Recipe, output: Path, lora_layers: dict[str, Any] | None) -> TrainedRun:
+def _one_run(recipe: Recipe, output: Path, lora_layers: dict[str, Any] | None, loss_before: float | None) -> TrainedRun:
     from layercard_trl.demo.training import train
 
     output.mkdir(parents=True, exist_ok=True)
     for earlier in ("placement.json", "report.json"):  # a placement that stands there would be used again
         (output / earlier).unlink(missing_ok=True)
-    return train(recipe, output, lora_layers)
+    return train(recipe, output, lora_layers, loss_before)
 
 
 def _document(options: DemoOptions, recipe: Recipe, runs: dict[str, TrainedRun]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from transformers import BitsAndBytesConfig, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from layercard import place
+from layercard.precision import name_of
 from layercard_trl.demo.docstrings import Example
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Recipe:
     heldout: Sequence[Example]
     steps: int
     batch_size: int
+    dtype: torch.dtype
+    """Of the base weights and of autocast: what this machine is fast in."""
     qlora: bool
 
 
@@ -54,11 +57,12 @@ class TrainedRun:
     placed: PlacedRun | None
 
 
-def train(recipe: Recipe, output: Path, lora_layers: Any) -> TrainedRun:
+def train(recipe: Recipe, output: Path, lora_layers: Any, loss_before: float | None = None) -> TrainedRun:
     """Train into the folder `output`; `lora_layers` as `layercard.place` takes it, None for every layer.
 
-    Both losses are taken after the training, the first with the adapters off: an evaluation before it would leave
-    bitsandbytes' 4-bit weights on a CPU packed for inference, through which no gradient flows.
+    `loss_before` is the base model's held-out loss where an earlier run took it. Both losses are taken after the training,
+    the first with the adapters off: an evaluation before it would leave bitsandbytes' 4-bit weights on a CPU packed for
+    inference, through which no gradient flows.
     Raises what `layercard.place` raises.
     """
     with _quiet_hosts():
@@ -71,18 +75,19 @@ def train(recipe: Recipe, output: Path, lora_layers: Any) -> TrainedRun:
         trainer.train()
         trainer.save_model()
         after = trainer.evaluate()["eval_loss"]
-        with trainer.model.disable_adapter():
-            before = trainer.evaluate()["eval_loss"]
+        if loss_before is None:
+            with trainer.model.disable_adapter():
+                loss_before = trainer.evaluate()["eval_loss"]
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return TrainedRun(before, after, clock.median(), trainable, placed)
+    return TrainedRun(loss_before, after, clock.median(), trainable, placed)
 
 
 def _trainer(recipe: Recipe, output: Path) -> SFTTrainer:
     arguments = SFTConfig(
         output_dir=str(output),
         use_cpu=not torch.cuda.is_available(),
-        bf16=True,
-        model_init_kwargs={"dtype": "bfloat16"},
+        bf16=recipe.dtype is torch.bfloat16,
+        model_init_kwargs={"dtype": name_of(recipe.dtype)},
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=32,
         max_steps=recipe.steps,
@@ -99,17 +104,17 @@ def _trainer(recipe: Recipe, output: Path) -> SFTTrainer:
         args=arguments,
         train_dataset=datasets.Dataset.from_list(list(recipe.train)),
         eval_dataset=datasets.Dataset.from_list(list(recipe.heldout)),
-        quantization_config=_nf4() if recipe.qlora else None,
+        quantization_config=_nf4(recipe.dtype) if recipe.qlora else None,
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
 
 
-def _nf4() -> BitsAndBytesConfig:
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

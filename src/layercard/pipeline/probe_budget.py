@@ -1,0 +1,114 @@
+"""How many examples a run can pay its probe with, and whether it can earn its preparation back.
+
+A probed example costs about as much as one that all-layer LoRA trains on (`benchmarks/probe`), so both are counted in
+examples of the planned run, never by a clock: every rank and every repetition reads the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layercard.hosts.rows import documents_in
+
+if TYPE_CHECKING:
+    from layercard.hosts.protocol import Host
+    from layercard.settings import PlacementSettings
+
+FEWEST_ASKED = 4
+"""Examples that a probe takes whatever the run is long, where the user asked for a score: CKA is undefined on fewer."""
+FEWEST_FOR_CARDS = 8
+"""Examples under which a ranking of layers is not worth comparing with a Layer Card's."""
+FEWEST_FOR_A_LOOK = 2
+ROWS_COUNTED = 16
+
+
+@dataclass(frozen=True)
+class ProbeBudget:
+    """What `probe_budget` allows in a run of so many planned examples; `planned` None where that is not known."""
+
+    planned: int | None
+    share: float
+    wanted: int
+    """`probe_examples`."""
+
+    @property
+    def affordable(self) -> int:
+        """How many examples may be probed, at most `wanted`."""
+        return self.wanted if self.planned is None else min(self.wanted, int(self.planned * self.share))
+
+    @property
+    def asked(self) -> int:
+        """How many are probed where the user asked for a score or named a Layer Card."""
+        return max(self.affordable, min(FEWEST_ASKED, self.wanted))
+
+    @property
+    def allows_cards(self) -> bool:
+        """Whether the run can pay for a ranking that a Layer Card may be compared with."""
+        return self.affordable >= min(FEWEST_FOR_CARDS, self.wanted)
+
+    def look(self, most: int) -> int:
+        """How many examples are looked at where no score decides; 0 where the run cannot pay for it."""
+        return min(self.affordable, most) if self.affordable >= FEWEST_FOR_A_LOOK else 0
+
+    def fewer(self, taken: int) -> str | None:
+        """Return in a sentence why fewer examples than `probe_examples` were probed, None where they were not."""
+        if taken >= self.wanted:
+            return None
+        return f"The probe reads {taken} of {self.wanted} examples: {self._why}. More examples rank layers more surely."
+
+    def no_cards(self) -> str:
+        """Return why Layer Cards were not asked."""
+        needed = math.ceil(min(FEWEST_FOR_CARDS, self.wanted) / self.share) if self.share else None
+        enough = f"; a run over {needed} can" if needed else ""
+        return f"Layer Cards may be of this model and were not asked: {self._why}, too few to rank layers by{enough}"
+
+    @property
+    def _why(self) -> str:
+        return (
+            f"`probe_budget` is {self.share:.1%} of the {self.planned} examples that this run trains on, which is "
+            f"{self.affordable}"
+        )
+
+
+def probe_budget(host: Host, settings: PlacementSettings) -> ProbeBudget:
+    """Return what a run's probe may take."""
+    return ProbeBudget(planned_examples(host.trainer), settings.probe_budget, settings.probe_examples)
+
+
+def planned_examples(trainer: Any) -> int | None:
+    """Return how many documents the run will train on, over all epochs and processes; None where it is not known."""
+    args, data = trainer.args, trainer.train_dataset
+    rows_a_step = (
+        args.per_device_train_batch_size * max(1, args.n_gpu) * args.gradient_accumulation_steps * args.world_size
+    )
+    sized = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    if args.max_steps > 0:
+        rows = args.max_steps * rows_a_step
+    elif sized:
+        rows = math.ceil(args.num_train_epochs * len(data))
+    else:
+        return None
+    return round(rows * _documents_a_row(data)) if sized and len(data) else rows
+
+
+def _documents_a_row(data: Any) -> float:
+    """The mean over the first rows; several where they are packed."""
+    counted = [documents_in(data[index]) for index in range(min(ROWS_COUNTED, len(data)))]
+    return sum(counted) / len(counted)
+
+
+def not_earned_back(ratio: float, steps: int, *, probed_steps: float, shares: float) -> str | None:
+    """Return in a sentence that a run is predicted to save less than its preparation takes, None where it saves more.
+
+    Parameters: `ratio` of the placed step time over the all-layer one, as predicted; `steps`, planned; `probed_steps`, what
+    the probe took, in all-layer steps; `shares` of the planned steps that timing and trial may take together.
+    """
+    saved, spent = (1.0 - ratio) * steps, probed_steps + shares * steps
+    if saved >= spent:
+        return None
+    return (
+        f"This run is too short to earn its preparation back: the placed layers are predicted to save the time of "
+        f"{max(0.0, saved):.0f} of {steps} all-layer steps, and probe, timing and trial take that of up to {spent:.0f}."
+    )
