@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,17 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Return Spearman's ρ, ties at their mean ranks; None for fewer than three or where either is constant."""
-    if len(one) < 3:
+    if len(one) < 3 or len(set(one)) == 1 or len(set(other)) == 1:
         return None
-    a, b = _ranks(one), _ranks(other)
-    a, b = a - a.mean(), b - b.mean()
-    norm = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / norm if norm > 0 else None
+    return float(stats.spearmanr(one, other).statistic)
 
 
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    _, inverse, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return (ends - (counts - 1) / 2)[inverse]
+def spearman_bound(count: int, level: float = 0.05) -> float | None:
+    """Return the |ρ| that independent rankings of `count` pass with probability `level`; by Student's t, None under four."""
+    if count < 4:
+        return None
+    t = float(stats.t.ppf(1 - level / 2, count - 2))
+    return t / math.sqrt(count - 2 + t * t)
 
 
 def predicted(importance: Sequence[float], layers: Sequence[int], *, total: bool) -> float:

@@ -35,29 +35,48 @@ class PairResults:
     """Arms that no selector chose, by their label."""
 
     def curve(self, key: Mapping[str, Any], seeds: Sequence[int]) -> Curve | None:
-        """Return the mean curve of an arm; None where a seed is missing."""
+        """Return the mean curve of an arm; None where a seed is missing or none is asked for."""
         found = self.runs.get(key_text(key), {})
-        if self.choices is None or not all(seed in found for seed in seeds):
+        if self.choices is None or not seeds or not all(seed in found for seed in seeds):
             return None
         return mean_curve([curve_of(found[seed], self.choices["loss_before"]) for seed in seeds])
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that all-layer LoRA was trained from, and with it the comparison."""
+        whole = {} if self.choices is None else {"layers": list(range(self.choices["depth"]))}
+        return sorted(self.runs.get(key_text(whole), {}))
 
     def arms(self) -> dict[str, dict[str, Any]]:
         """Return every selector's and schedule's key."""
         selectors = {} if self.choices is None else self.choices["selectors"]
-        return dict(selectors) | self.schedules
+        keys = {name: {part: sorted(chosen) for part, chosen in key.items()} for name, key in selectors.items()}
+        return keys | self.schedules
 
 
 def read(folder: Path, name: str) -> PairResults:
-    """Return what `folder` holds of the pair `name`."""
-    found = PairResults(name)
+    """Return what `folder` holds of the pair `name`.
+
+    Raises `ValueError` where files of different settings lie there, or two runs of one arm and seed: they cannot be compared.
+    """
+    found, common = PairResults(name), None
     for path in sorted((folder / name).glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
         inputs, result = document["inputs"], document["result"]
+        shared = {part: inputs[part] for part in ("pair", "recipe", "dtype")}
+        if common not in (None, shared):
+            raise ValueError(
+                f"{path} has other settings than the files beside it: {shared}, not {common}. Move one of them."
+            )
+        common = shared
         if inputs["kind"] == "choices":
             found.choices = result
         elif inputs["kind"] == "run":
             found.steps = inputs["recipe"]["steps"]
-            found.runs.setdefault(key_text(inputs["arm"]), {})[inputs["seed"]] = result
+            of_arm = found.runs.setdefault(key_text(inputs["arm"]), {})
+            if inputs["seed"] in of_arm:
+                raise ValueError(f"{path} is a second run of its arm and seed. Remove the one at the wrong rate.")
+            of_arm[inputs["seed"]] = result
             found.rates[inputs["group"]] = inputs["rate"]
             if "schedule" in inputs["arm"]:
                 found.schedules[inputs["arm"]["schedule"]] = inputs["arm"]

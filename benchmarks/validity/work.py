@@ -182,4 +182,7 @@ def _queue(work: PairWork, schedules: Sequence[Arm]) -> list[Arm]:
 
 def _distinct(arms: Sequence[Arm]) -> list[Arm]:
     """Return the arms without those that train the same as an earlier one."""
-    return list({key_text(arm.key()): arm for arm in reversed(arms)}.values())[::-1]
+    found: dict[str, Arm] = {}
+    for arm in arms:
+        found.setdefault(key_text(arm.key()), arm)
+    return list(found.values())
