@@ -31,8 +31,8 @@ class Recipe:
     """Steps of the runs that choose a learning rate."""
     warm_up: int = 4
     clip: float = 1.0
-    averaging: float = 8.0
-    """γ of the polynomial-decay average: weight goes to about the last 1/γ of the steps so far."""
+    averaging: float = 2.0
+    """γ of the polynomial-decay average: step t of n weighs as (t / n)^γ. With 8, curves of so small batches went up and down."""
     most: float = 2.5
     """No arm trains for more than this many times `steps`."""
     cache_bytes: int = 2**30
