@@ -1,0 +1,84 @@
+"""The model of a run while it trains: `Live` narrows its adapters, moves the gradient entry and caches the prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from layercard.anatomy.gradient_entry import GradientEntry, find_obstacle
+from layercard.anatomy.layers import LayerStack
+from layercard.anatomy.narrow import narrow
+from layercard.prefix.cache import PrefixCache, find_prefix_obstacle
+
+
+class Live:
+    """Context manager around a PeftModel, at first with every layer adapted and the entry at the input."""
+
+    def __init__(self, model: Any, stack: LayerStack, cache_bytes: int) -> None:
+        self.model, self.stack = model, stack
+        self.entry = 0
+        self.cache: PrefixCache | None = None
+        self._cache_bytes = cache_bytes
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    @property
+    def backbone(self) -> Any:
+        """The model without its head."""
+        return self.model.get_base_model().base_model
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that train now."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def narrow(self, layers: Sequence[int]) -> None:
+        """Take the adapters out of all other layers."""
+        if len(layers) < len(self.stack):
+            narrow(self.model, self.stack, layers)
+
+    def freeze_below(self, entry: int) -> list[nn.Parameter]:
+        """Stop training what lies below layer `entry`, where it stands; return what was stopped."""
+        stopped = [p for layer in self.stack.layers[:entry] for p in layer.parameters() if p.requires_grad]
+        for parameter in stopped:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        return stopped
+
+    def enter(self, entry: int) -> None:
+        """End backpropagation at layer `entry` from now on, and cache what is below where that is exact."""
+        self._undo.close()
+        self.entry, self.cache = entry, None
+        if entry == 0:
+            return
+        obstacle = find_obstacle(self.model, self.stack, entry)
+        if obstacle is not None:
+            raise ValueError(obstacle)
+        with ExitStack() as undo:
+            undo.enter_context(GradientEntry(self.model, self.stack, entry))
+            if find_prefix_obstacle(self.model, self.stack, entry) is None:
+                self.cache = undo.enter_context(PrefixCache(self.model, self.stack, entry, self._cache_bytes))
+            self._undo = undo.pop_all()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside the block nothing is read from the cache or put into it."""
+        if self.cache is None:
+            yield
+            return
+        self.cache.pause()
+        try:
+            yield
+        finally:
+            self.cache.resume()

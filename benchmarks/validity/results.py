@@ -1,0 +1,191 @@
+"""Reads kept results: one file a configuration, below one folder a pair; what each pair says so far."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from validity.judging import Curve, mean_curve, predicted, regrets, spearman, time_ratio
+
+ALL_LAYER = "all-layer"
+DIVERGED = 1e9
+"""The loss of a run that diverged, worse than any other."""
+
+
+def key_text(key: Mapping[str, Any]) -> str:
+    """Return an arm's key as one string."""
+    return json.dumps(key, sort_keys=True)
+
+
+@dataclass
+class PairResults:
+    """What is kept of a pair: its choices, and its trainings."""
+
+    name: str
+    choices: dict[str, Any] | None = None
+    runs: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    """By arm and seed."""
+    steps: int = 0
+    rates: dict[str, float] = field(default_factory=dict)
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Arms that no selector chose, by their label."""
+
+    def curve(self, key: Mapping[str, Any], seeds: Sequence[int]) -> Curve | None:
+        """Return the mean curve of an arm; None where a seed is missing or none is asked for."""
+        found = self.runs.get(key_text(key), {})
+        if self.choices is None or not seeds or not all(seed in found for seed in seeds):
+            return None
+        return mean_curve([curve_of(found[seed], self.choices["loss_before"]) for seed in seeds])
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that all-layer LoRA was trained from, and with it the comparison."""
+        whole = {} if self.choices is None else {"layers": list(range(self.choices["depth"]))}
+        return sorted(self.runs.get(key_text(whole), {}))
+
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """Return every selector's and schedule's key."""
+        selectors = {} if self.choices is None else self.choices["selectors"]
+        keys = {name: {part: sorted(chosen) for part, chosen in key.items()} for name, key in selectors.items()}
+        return keys | self.schedules
+
+
+def read(folder: Path, name: str) -> PairResults:
+    """Return what `folder` holds of the pair `name`.
+
+    Raises `ValueError` where files of different settings lie there, or two runs of one arm and seed: they cannot be compared.
+    """
+    found, common = PairResults(name), None
+    for path in sorted((folder / name).glob("*.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        inputs, result = document["inputs"], document["result"]
+        shared = {part: inputs[part] for part in ("pair", "recipe", "dtype")}
+        if common not in (None, shared):
+            raise ValueError(
+                f"{path} has other settings than the files beside it: {shared}, not {common}. Move one of them."
+            )
+        common = shared
+        if inputs["kind"] == "choices":
+            found.choices = result
+        elif inputs["kind"] == "run":
+            found.steps = inputs["recipe"]["steps"]
+            of_arm = found.runs.setdefault(key_text(inputs["arm"]), {})
+            if inputs["seed"] in of_arm:
+                raise ValueError(f"{path} is a second run of its arm and seed. Remove the one at the wrong rate.")
+            of_arm[inputs["seed"]] = result
+            found.rates[inputs["group"]] = inputs["rate"]
+            if "schedule" in inputs["arm"]:
+                found.schedules[inputs["arm"]["schedule"]] = inputs["arm"]
+    return found
+
+
+def curve_of(result: Mapping[str, Any], before: float) -> Curve:
+    """Return a run's curve in units of reference passes, from the loss before training."""
+    points = [{"step": 0, "units": 0.0, "loss": before}, *result["points"]]
+    losses = tuple(DIVERGED if p["loss"] is None else p["loss"] for p in points)
+    return Curve(tuple(p["step"] for p in points), tuple(p["units"] for p in points), losses)
+
+
+def rows(pair: PairResults, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Return one row a selector or schedule whose runs are there: losses, gains kept, time, regret."""
+    whole = pair.curve({"layers": list(range(pair.choices["depth"]))}, seeds) if pair.choices else None
+    if whole is None:
+        return []
+    curves = {name: curve for name, key in pair.arms().items() if (curve := pair.curve(key, seeds)) is not None}
+    budget = whole.time_at_step(pair.steps)
+    assert budget is not None
+    at_steps = {name: curve.at_step(pair.steps) for name, curve in curves.items()}
+    ended = {name: DIVERGED if loss is None else loss for name, loss in at_steps.items()}
+    behind = regrets(ended, whole.losses[0])
+    gain = whole.losses[0] - ended[ALL_LAYER]
+    out = []
+    for name, curve in curves.items():
+        in_time, spent = curve.at_time(budget), curve.time_at_step(pair.steps)
+        out.append(
+            {
+                "arm": name,
+                "size": size(pair.arms()[name]),
+                "loss_at_equal_steps": ended[name],
+                "kept": (whole.losses[0] - ended[name]) / gain,
+                "loss_at_equal_time": in_time,
+                "kept_at_equal_time": None if in_time is None else (whole.losses[0] - in_time) / gain,
+                "step_time": None if spent is None else spent / budget,
+                "time_to_all_layer": time_ratio(curve, whole, pair.steps),
+                "regret": behind[name],
+            }
+        )
+    return out
+
+
+def size(key: Mapping[str, Any]) -> int | None:
+    """Return how many layers a set has, None for schedules and sets of modules."""
+    return len(key["layers"]) if "layers" in key else None
+
+
+def correlations(pair: PairResults, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Return, by scorer, Spearman's ρ of predicted and achieved: over the sets of the commonest size, and over all."""
+    if pair.choices is None:
+        return {}
+    reached: dict[tuple[int, ...], float] = {}
+    for key in pair.arms().values():
+        curve = pair.curve(key, seeds) if "layers" in key else None
+        loss = None if curve is None else curve.at_step(pair.steps)
+        if loss is not None:
+            reached[tuple(key["layers"])] = -loss
+    sizes = [len(layers) for layers in reached if len(layers) < pair.choices["depth"]]
+    if not sizes:
+        return {}
+    common = max(sorted(set(sizes)), key=sizes.count)
+    equal = [layers for layers in reached if len(layers) == common]
+    return {
+        name: {
+            "equal_size": _correlation(importance, equal, reached, total=True),
+            "sets_of_equal_size": len(equal),
+            "all_by_sum": _correlation(importance, list(reached), reached, total=True),
+            "all_by_mean": _correlation(importance, list(reached), reached, total=False),
+            "sets": len(reached),
+        }
+        for name, importance in pair.choices["scores"].items()
+    }
+
+
+def _correlation(
+    importance: Sequence[float],
+    sets: Sequence[tuple[int, ...]],
+    reached: Mapping[tuple[int, ...], float],
+    *,
+    total: bool,
+) -> float | None:
+    said = [predicted(importance, layers, total=total) for layers in sets]
+    return spearman(said, [reached[layers] for layers in sets])
+
+
+def regret_at_equal_size(pair: PairResults, seeds: Sequence[int]) -> dict[str, float]:
+    """Return each selector's regret among the sets of its own size, where there are others."""
+    found = rows(pair, seeds)
+    out: dict[str, float] = {}
+    for count in {row["size"] for row in found} - {None}:
+        losses = {row["arm"]: row["loss_at_equal_steps"] for row in found if row["size"] == count}
+        if len(losses) > 1:
+            before = pair.curve({"layers": list(range(pair.choices["depth"]))}, seeds).losses[0]
+            out |= regrets(losses, before)
+    return out
+
+
+def summary(pair: PairResults, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return everything that is said of a pair, rounded for reading."""
+    return {
+        "seeds": list(seeds),
+        "rates": pair.rates,
+        "rows": [_rounded(row) for row in rows(pair, seeds)],
+        "spearman": {name: _rounded(found) for name, found in correlations(pair, seeds).items()},
+        "regret_at_equal_size": _rounded(regret_at_equal_size(pair, seeds)),
+    }
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 4) if isinstance(v, float) and math.isfinite(v) else v for k, v in values.items()}

@@ -1,0 +1,90 @@
+"""Renders kept results as the Markdown of `benchmarks/README.md`; needs no model and no data.
+
+    python benchmarks/validity/tables.py [--results FOLDER] [--seeds 0]
+
+A selector stands in a pair's table once its runs of all the seeds are there; without `--seeds`, of those that all-layer
+LoRA was trained from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from validity.judging import spearman_bound
+from validity.results import PairResults, correlations, read, regret_at_equal_size, rows
+
+RESULTS = Path(__file__).parents[1] / "results" / "validity"
+
+
+def table(pair: PairResults, seeds: Sequence[int]) -> str:
+    """Return a pair's table, the best loss at equal time first."""
+    found = sorted(rows(pair, seeds), key=lambda row: row["loss_at_equal_time"] or row["loss_at_equal_steps"])
+    own = regret_at_equal_size(pair, seeds)
+    rates = ", ".join(f"{group} {rate:g}" for group, rate in sorted(pair.rates.items()))
+    lines = [
+        f"**{pair.name}** (seeds {', '.join(map(str, seeds))}; rates: {rates})",
+        "",
+        "| arm | layers | step time | loss, equal steps | kept | loss, equal time | kept | time to all-layer's loss | regret "
+        "| of its size |",
+        "|---" * 10 + "|",
+    ]
+    for row in found:
+        lines.append(
+            f"| {row['arm']} | {_or(row['size'], '{}')} | {_or(row['step_time'], '{:.2f}')} | "
+            f"{row['loss_at_equal_steps']:.3f} | {row['kept']:.0%} | {_or(row['loss_at_equal_time'], '{:.3f}')} | "
+            f"{_or(row['kept_at_equal_time'], '{:.0%}')} | {_or(row['time_to_all_layer'], '{:.2f}', 'not reached')} | "
+            f"{_or(row['regret'], '{:.0%}')} | {_or(own.get(row['arm']), '{:.0%}')} |"
+        )
+    return "\n".join(lines)
+
+
+def correlation_table(pairs: Mapping[str, tuple[PairResults, Sequence[int]]]) -> str:
+    """Return Spearman's ρ of predicted and achieved: one row a scorer, one column a pair."""
+    found = {name: correlations(pair, seeds) for name, (pair, seeds) in pairs.items()}
+    found = {name: by_scorer for name, by_scorer in found.items() if by_scorer}
+    scorers = sorted({scorer for by_scorer in found.values() for scorer in by_scorer})
+    lines = [f"| score | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    for scorer in scorers:
+        cells = [_correlation(by_scorer.get(scorer)) for by_scorer in found.values()]
+        lines.append(f"| {scorer} | {' | '.join(cells)} |")
+    bounds = [_bound(next(iter(by_scorer.values()))) for by_scorer in found.values()]
+    return "\n".join([*lines, f"| sets; |ρ| that chance passes once in 20 | {' | '.join(bounds)} |"])
+
+
+def _correlation(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "undefined"
+    return f"{_or(found['equal_size'], '{:.2f}')} / {_or(found['all_by_sum'], '{:.2f}')} / {_or(found['all_by_mean'], '{:.2f}')}"
+
+
+def _bound(found: Mapping[str, Any]) -> str:
+    counts = found["sets_of_equal_size"], found["sets"]
+    return " / ".join(f"{count}; {_or(spearman_bound(count), '{:.2f}')}" for count in counts)
+
+
+def _or(value: Any, form: str, otherwise: str = "") -> str:
+    return otherwise if value is None else form.format(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", nargs="+", type=int)
+    args = parser.parse_args()
+    pairs: dict[str, tuple[PairResults, Sequence[int]]] = {}
+    for folder in sorted(path for path in args.results.iterdir() if path.is_dir()):
+        pair = read(args.results, folder.name)
+        pairs[pair.name] = pair, args.seeds or pair.seeds
+    for pair, seeds in pairs.values():
+        if rows(pair, seeds):
+            sys.stdout.write(table(pair, seeds) + "\n\n")
+    sys.stdout.write(correlation_table(pairs) + "\n")
+
+
+if __name__ == "__main__":
+    main()

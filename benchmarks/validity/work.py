@@ -1,0 +1,188 @@
+"""The benchmark's parts in their order, each kept in a file as soon as it is finished, so that a killed run goes on.
+
+Pairs go in groups. In a group first what the selectors choose, then, pairs taking turns, one arm after another, all-layer
+LoRA first and schedules after the first few selectors; a rate is chosen when the first arm of its group needs it. All
+groups have gone through a seed before the next seed begins.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from validity.arms import Arm, all_layers
+from validity.pairs import JUDGED_BLOCK, RATE_BLOCK, Pair, Subject, labelled
+from validity.rates import best_rate, group_of, trial_set
+from validity.recipe import Recipe, steps_for
+from validity.results import key_text
+from validity.selecting import arms_of, choices
+from validity.training import Course, loss_before, train
+
+from layercard.anatomy.layers import find_layers
+from layercard.cost.predict import UnitCosts
+from layercard.study.store import Store
+
+SELECTORS_FIRST = 8
+"""How many distinct sets of layers are trained before the schedules."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What all parts share: how subjects are loaded, the recipe, where results go, and the machine beside each."""
+
+    load: Callable[[Pair], Subject]
+    recipe: Recipe
+    results: Path
+    dtype: str
+    machine: Mapping[str, Any]
+
+
+class PairWork:
+    """The parts of one pair."""
+
+    def __init__(self, lab: Lab, pair: Pair) -> None:
+        self.pair, self._lab = pair, lab
+        self._subject: Subject | None = None
+        inputs = {"pair": pair.inputs(), "recipe": lab.recipe.inputs(), "dtype": lab.dtype}
+        self._store = Store(_folder(lab.results, pair), inputs)
+        self.choices: dict[str, Any] = {}
+
+    @property
+    def subject(self) -> Subject:
+        """The pair's model and data, loaded when a part needs them."""
+        if self._subject is None:
+            self._subject = self._lab.load(self.pair)
+        return self._subject
+
+    def choose(self) -> None:
+        """Let every selector choose."""
+        epoch = self._lab.recipe.epoch_steps * self.pair.batch
+        self.choices = self._kept("choices", lambda: choices(self.subject, epoch), kind="choices")
+
+    @property
+    def depth(self) -> int:
+        """The model's number of layers."""
+        depth: int = self.choices["depth"]
+        return depth
+
+    def arms(self) -> dict[str, Arm]:
+        """Return every selector's arm."""
+        return arms_of(self.choices, find_layers(self.subject.base))
+
+    def run(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Train an arm from a seed at its group's rate, if that was not done."""
+        group = group_of(arm.share(self.depth))
+        rate = self.rate(group)
+        steps = self._steps(arm)
+        course = Course(seed + 1, JUDGED_BLOCK, rate, steps, self._lab.recipe.every, seed)
+        return self._kept(
+            f"{arm.label}-seed{seed}",
+            lambda: train(self.subject, arm, self._lab.recipe, course),
+            kind="run", arm=arm.key(), seed=seed, rate=rate, group=group, steps=steps,
+        )  # fmt: skip
+
+    def rate(self, group: str) -> float:
+        """Return the group's learning rate, chosen on rows that nothing else uses."""
+        arm = trial_set(group, self.depth)
+
+        def loss(rate: float) -> float | None:
+            steps = self._lab.recipe.rate_steps
+            course = Course(RATE_BLOCK, RATE_BLOCK, rate, steps, steps, 0)
+            found = self._kept(
+                f"rate-{group}-{rate:g}",
+                lambda: train(self.subject, arm, self._lab.recipe, course),
+                kind="rate", arm=arm.key(), rate=rate,
+            )  # fmt: skip
+            last: float | None = found["points"][-1]["loss"]
+            return last
+
+        return best_rate(loss)[0]
+
+    def _steps(self, arm: Arm) -> int:
+        """Return how many steps the arm trains, from predicted costs; the head's by the tokens that it runs on."""
+        recipe, layers = self._lab.recipe, self.choices["layer_parameters"]
+        units = UnitCosts.with_head(self.choices["head_parameters"] * self.choices["labelled_share"], layers)
+        whole = all_layers(self.depth).cost(self.depth, 0, recipe.epoch_steps, units)
+        return steps_for(recipe, whole, lambda step: arm.cost(self.depth, step, recipe.epoch_steps, units))
+
+    def _kept(self, name: str, make: Callable[[], dict[str, Any]], **own: Any) -> dict[str, Any]:
+        if self._store.has(name, **own):
+            return self._store.result(name, make, **own)
+        began, cpu = time.perf_counter(), time.process_time()
+        found = self._store.result(name, lambda: self._with_facts(make()) | {"machine": dict(self._lab.machine)}, **own)
+        last = found.get("points", [{}])[-1]
+        sys.stderr.write(
+            f"{time.strftime('%H:%M:%S')} {self.pair.name} {name} rate {own.get('rate')}: loss {last.get('loss')} at step "
+            f"{last.get('step')}; {time.process_time() - cpu:.0f} s CPU, {time.perf_counter() - began:.0f} s\n"
+        )
+        sys.stderr.flush()
+        return found
+
+    def _with_facts(self, made: dict[str, Any]) -> dict[str, Any]:
+        """Add to a pair's choices the loss before training, and what predicting costs needs."""
+        if "selectors" not in made:
+            return made
+        base, stack = self.subject.base, find_layers(self.subject.base)
+        rows = self.subject.training_rows(1, self._lab.recipe.epoch_steps * self.pair.batch)
+        tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
+        return made | {
+            "head_parameters": base.get_output_embeddings().weight.numel(),
+            "layer_parameters": sum(p.numel() for p in stack.layers[0].parameters()),
+            "labelled_share": labelled(rows) / tokens,
+            "loss_before": loss_before(self.subject, JUDGED_BLOCK),
+        }
+
+
+def _folder(results: Path, pair: Pair) -> Path:
+    folder = results / pair.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def work_through(
+    lab: Lab,
+    pairs: Sequence[Pair],
+    seeds: Sequence[int],
+    schedules: Sequence[Arm] = (),
+    *,
+    together: int = 3,
+    until: Callable[[], bool] = lambda: False,
+) -> None:
+    """Make every part that is missing; `until` is asked before each whether to stop."""
+    works = [PairWork(lab, pair) for pair in pairs]
+    groups = [works[start : start + together] for start in range(0, len(works), together)]
+    for seed in seeds:
+        for group in groups:
+            for part in _parts(group, seed, schedules):
+                if until():
+                    return
+                part()
+
+
+def _parts(works: Sequence[PairWork], seed: int, schedules: Sequence[Arm]) -> Iterator[Callable[[], Any]]:
+    """Yield what is to be done for a group of pairs and a seed, each training once, pairs taking turns."""
+    for work in works:
+        yield work.choose
+    queues = [_queue(work, schedules) for work in works]
+    for turn in range(max(len(queue) for queue in queues)):
+        for work, queue in zip(works, queues, strict=True):
+            if turn < len(queue):
+                yield partial(work.run, queue[turn], seed)
+
+
+def _queue(work: PairWork, schedules: Sequence[Arm]) -> list[Arm]:
+    selected = _distinct(list(work.arms().values()))
+    return [*selected[:SELECTORS_FIRST], *schedules, *selected[SELECTORS_FIRST:]]
+
+
+def _distinct(arms: Sequence[Arm]) -> list[Arm]:
+    """Return the arms without those that train the same as an earlier one."""
+    found: dict[str, Arm] = {}
+    for arm in arms:
+        found.setdefault(key_text(arm.key()), arm)
+    return list(found.values())

@@ -1,0 +1,132 @@
+"""The validity benchmark's runs on a tiny model: what arms train, that runs repeat, that a killed benchmark goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layercard.anatomy.layers import find_layers
+from layercard.anatomy.targets import find_targets
+from layercard.cost.predict import UnitCosts
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from validity import results, work
+from validity.arms import FixedLayers, all_layers, modules_arm
+from validity.pairs import Pair, Subject
+from validity.recipe import Recipe
+from validity.schedules import RisingEntry
+from validity.training import Course, train
+
+from tiny import tiny_model, tiny_tokenizer
+
+RECIPE = Recipe(steps=4, epoch_steps=3, every=2, rate_steps=2, warm_up=1, averaging=0.0)
+PAIR = Pair("tiny", "counting", 2, 64, 3)
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    made = [{"prompt": f"{n} and {n} are", "completion": f" {2 * n}"} for n in range(10, 60)]
+    (tmp_path / PAIR.data).mkdir()
+    for file in ("train.jsonl", "heldout.jsonl"):
+        (tmp_path / PAIR.data / file).write_text("".join(json.dumps(row) + "\n" for row in made))
+    model = tiny_model("llama")
+    return Subject(PAIR, model, tiny_tokenizer(), tmp_path)
+
+
+def losses_of(subject: Subject, arm: Any, steps: int = 6) -> list[float]:
+    found = train(subject, arm, RECIPE, Course(1, 1, 1e-2, steps, 2, 0))
+    return [point["loss"] for point in found["points"]]
+
+
+def depth_of(subject: Subject) -> int:
+    depth: int = subject.base.config.num_hidden_layers
+    return depth
+
+
+def test_blocks_of_rows_share_no_example(subject: Subject) -> None:
+    blocks = [subject.training_rows(block, 6) for block in (0, 1, 2)]
+    texts = {tuple(row["input_ids"]) for block in blocks for row in block}
+    assert len(texts) == 18
+    judged = [tuple(row["input_ids"]) for block in (0, 1) for row in subject.heldout_rows(block)]
+    assert len(set(judged)) == 6
+    with pytest.raises(ValueError, match="are needed"):
+        subject.training_rows(9, 6)
+
+
+def test_a_run_repeats_bit_for_bit_and_learns(subject: Subject) -> None:
+    arm = FixedLayers((depth_of(subject) - 1,), depth_of(subject))
+    first = losses_of(subject, arm)
+    assert losses_of(subject, arm) == first
+    assert first[-1] < first[0]
+
+
+def test_rising_before_anything_was_trained_is_the_placement_of_what_is_above(subject: Subject) -> None:
+    depth = depth_of(subject)
+    entry = depth // 2
+    risen = RisingEntry(((0, entry / depth),))
+    placed = FixedLayers(tuple(range(entry, depth)), depth)
+    # adapters below are at their initial values, which add nothing; both cache the same prefix
+    assert losses_of(subject, risen) == pytest.approx(losses_of(subject, placed), rel=1e-5)
+
+
+def test_rising_later_is_all_layer_lora_until_then_and_another_training_after(subject: Subject) -> None:
+    whole = losses_of(subject, all_layers(depth_of(subject)))
+    risen = losses_of(subject, RisingEntry(((4, 0.5),)))
+    assert risen[:2] == whole[:2]
+    assert risen[2] != whole[2]
+
+
+def test_a_set_of_all_modules_of_some_layers_is_the_set_of_these_layers(subject: Subject) -> None:
+    stack, depth = find_layers(subject.base), depth_of(subject)
+    targets = find_targets(subject.base, stack)
+    names = [f"{stack.name(t.layer)}.{t.name}" for t in targets if t.layer >= depth - 1]
+    arm = modules_arm(names, stack.layer_of, len(targets) // depth)
+    assert arm.layers == (depth - 1,)
+    placed = FixedLayers(arm.layers, depth)
+    assert losses_of(subject, arm) == losses_of(subject, placed)
+    units = UnitCosts()
+    assert arm.cost(depth, 0, 3, units) == pytest.approx(placed.cost(depth, 0, 3, units))
+
+
+def test_a_killed_benchmark_goes_on_and_trains_nothing_twice(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    def counted(subject: Subject, arm: Any, recipe: Recipe, course: Course) -> dict[str, Any]:
+        trained.append(f"{results.key_text(arm.key())} {course}")
+        if len(trained) == 5:
+            raise KeyboardInterrupt
+        return train(subject, arm, recipe, course)
+
+    monkeypatch.setattr(work, "train", counted)
+    lab = work.Lab(lambda pair: subject, RECIPE, tmp_path / "results", "torch.float32", {"processor": "any"})
+    with pytest.raises(KeyboardInterrupt):
+        work.work_through(lab, [PAIR], [0])
+    work.work_through(lab, [PAIR], [0])
+    killed = trained.pop(4)
+    assert trained.count(killed) == 1
+    assert len(set(trained)) == len(trained)
+    before = len(trained)
+    work.work_through(lab, [PAIR], [0])
+    assert len(trained) == before
+    found = results.read(tmp_path / "results", PAIR.name)
+    summary = results.summary(found, found.seeds)
+    assert found.choices is not None
+    assert {row["arm"] for row in summary["rows"]} == set(found.choices["selectors"])
+    assert set(summary["spearman"]) == set(found.choices["scores"])
+    whole = next(row for row in summary["rows"] if row["arm"] == "all-layer")
+    assert (whole["kept"], whole["step_time"]) == (1.0, 1.0)
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    (tmp_path / "pair").mkdir()
+    for number in (1, 2):
+        inputs = {"pair": {}, "recipe": {"steps": number}, "dtype": "torch.float32", "kind": "rate"}
+        (tmp_path / "pair" / f"{number}.json").write_text(json.dumps({"inputs": inputs, "result": {}}))
+    with pytest.raises(ValueError, match="other settings"):
+        results.read(tmp_path, "pair")
