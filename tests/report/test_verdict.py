@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from layercard.cost.speedup import SpeedupReport
+from layercard.cost.timing import paired_ratio
 from layercard.report.verdict import verdict_of
 from layercard.report.words import duration, field_words
 from reports import EXPECTED, QUALITY, TOO_SHORT, full_report, short_report
@@ -96,3 +98,30 @@ def test_fields_have_words_and_later_ones_their_own_name():
 )
 def test_seconds_are_said_as_people_do(seconds, said):
     assert duration(seconds) == said
+
+
+def _noisy(rng, pairs, ratio):
+    """The log-ratios of pairs whose steps take lognormal times, one variant `ratio` times as long as the other."""
+    return list(rng.normal(0, 0.08, pairs) - rng.normal(0, 0.08, pairs) + np.log(ratio))
+
+
+@pytest.mark.parametrize("pairs", [3, 6, 12, 20])
+def test_identical_variants_are_told_apart_no_more_often_than_the_interval_says(pairs):
+    rng, repetitions = np.random.default_rng(pairs), 2000
+    found = [paired_ratio(_noisy(rng, pairs, 1.0)) for _ in range(repetitions)]
+    told_apart = sum(not _verdict(ratio).startswith("too noisy") for ratio in found) / repetitions
+    stated = 1 - found[0].coverage
+    assert told_apart <= stated + 3 * np.sqrt(stated * (1 - stated) / repetitions)
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.5])
+def test_a_slowdown_of_known_size_is_recovered_and_named(ratio):
+    rng, repetitions = np.random.default_rng(5), 500
+    found = [paired_ratio(_noisy(rng, 20, ratio)) for _ in range(repetitions)]
+    assert np.mean([r.low <= ratio <= r.high for r in found]) >= found[0].coverage - 0.03
+    assert {_verdict(r) for r in found} == {"faster" if ratio > 1 else "slower"}
+
+
+def _verdict(ratio):
+    measured = full_report(step_speedup=ratio.value, interval=(ratio.low, ratio.high), seconds_saved=ratio.value - 1)
+    return verdict_of(measured).speed.kind
