@@ -20,11 +20,13 @@ from transformers import TrainerCallback
 
 from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
 from layercard.anatomy.verify import verify_placement
+from layercard.cost.predict import UnitCosts
 from layercard.cost.speedup import SpeedupReport
+from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError, QualityError
 from layercard.pipeline.beginning import begin
-from layercard.pipeline.canary_choice import predicted
 from layercard.pipeline.checkpoints import LoadedAdapters
+from layercard.pipeline.forecasting import forecast
 from layercard.pipeline.identity import now, run_identity
 from layercard.pipeline.publishing import Publisher
 from layercard.pipeline.ranks import check_ranks_agree
@@ -71,6 +73,7 @@ class PlacedRun:
         self.narrowing, self.settings, self.probe_seconds = narrowing, settings, probe_seconds
         self.statistics, self.scores = statistics, scores
         self.identity: dict[str, Any] = {}
+        self.units = UnitCosts()
         self.publisher = Publisher(host)
         self._report: SpeedupReport | None = None
         self._callback: _InsideTraining | None = None
@@ -100,6 +103,7 @@ class PlacedRun:
         if self._callback is None:
             prefix_log()
             self.identity = run_identity(self.host)
+            self.units = estimate_unit_costs(self.host.model, self.stack)  # before anything shards the model
             self.publisher.join()
             self._callback = _InsideTraining(self)
             self.host.trainer.add_callback(self._callback)
@@ -168,7 +172,7 @@ class _InsideTraining(TrainerCallback):
             first_epoch_steps=math.ceil(state.max_steps / max(1, state.num_train_epochs)),
             identity=run.identity | {"started": started},
             scores=run.scores or {},
-            prediction=predicted(run, begun.entries),
+            prediction=forecast(run, begun.entries),
         )
         self._steps_run = 0
         run.publish(make_report(self._facts))

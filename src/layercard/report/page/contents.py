@@ -24,7 +24,7 @@ def contents(report: SpeedupReport, others: Sequence[tuple[str, SpeedupReport]] 
         *([_beside(report, others)] if others else []), _unknown(report), _reproduce(report),
     ]  # fmt: skip
     return Page(
-        title=f"{model or 'a model'} on {data or 'its data'}",
+        title=f"{model or 'LoRA'} on {data}" if data else model or "LoRA",
         subtitle=f"LoRA on {layers_words(report.layers, report.num_layers)}",
         verdict=verdict_of(report),
         sections=tuple(made),
