@@ -45,6 +45,8 @@ def test_the_wheel_holds_the_recipes_and_the_schema_and_no_scripts(wheel: Path) 
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"layercard/{path}" for path in SHIPPED} <= names
     assert {"layercard/cards/layer_card.schema.json", "layercard/recipes/README.md", "layercard/py.typed"} <= names
+    templates = Path(layercard.__file__).parent / "report" / "page" / "templates"
+    assert {f"layercard/report/page/templates/{path.name}" for path in templates.iterdir()} <= names
     assert {"layercard/recipes/trl/smollm2-135m-cpu.yaml"} <= names
     assert not [name for name in names if name.startswith("layercard/recipes/") and name.endswith((".py", ".pyc"))]
     assert not [

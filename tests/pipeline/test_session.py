@@ -84,7 +84,7 @@ def test_the_report_is_complete_and_every_null_explained(tmp_path, capsys):
     report = run.report
     assert load_report(tmp_path / "report.json") == report
     assert report.unexplained() == []
-    assert set(report.unavailable) <= {"saving.prefix_cache", "break_even_steps"}
+    assert set(report.unavailable) <= {"saving.prefix_cache", "break_even_steps", "phases"}
     assert not report.partial
     assert report.backward_layers == LAYERS
     assert report.interval[0] <= report.step_speedup <= report.interval[1]
@@ -92,7 +92,7 @@ def test_the_report_is_complete_and_every_null_explained(tmp_path, capsys):
     assert report.baseline.peak_bytes > report.placed.peak_bytes
     parts = report.saving.adapters + report.saving.backward
     assert 1 - parts == pytest.approx(1 / report.step_speedup)
-    assert capsys.readouterr().out.count("placed: layers") == 1
+    assert capsys.readouterr().out.count("[layercard] Adapted: layers 2–3 of 0–3.") == 1
 
 
 def test_a_short_run_and_one_told_not_to_are_not_measured_and_say_so(tmp_path):

@@ -1,4 +1,4 @@
-"""A run killed while it trains leaves a readable report of what was measured."""
+"""A run killed while it trains leaves a readable report of what was measured, and its page."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def test_a_killed_run_leaves_a_partial_report(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(HERE / "killed_run.py"), str(tmp_path)],
         env=environment,
@@ -27,4 +27,6 @@ def test_a_killed_run_leaves_a_partial_report(tmp_path):
     assert report.step_speedup is not None
     assert report.backward_layers == (2, 3)
     assert report.unexplained() == []
-    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.endswith("</html>\n") and "Training had not ended when this was written." in page

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("torchrun")
 
 def _torchrun(folder, layers, measure="measure"):
     folder.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [str(HERE / "ranks_run.py"), str(folder), layers, measure]
     return subprocess.run(
@@ -36,7 +36,7 @@ def test_two_ranks_measure_alike_and_train_as_two_that_do_not_measure(tmp_path):
         assert (ranks[0]["pairs"] > 0) is (measure == "measure")
         assert ranks[0]["layers"] == ranks[1]["layers"] == (2, 3)
         assert not load_report(tmp_path / measure / "report.json").partial
-        assert done.stdout.count("placed: layers") == 1
+        assert done.stdout.count("Adapted: layers") == 1
         values.append(ranks[0])
     assert equal(values[0]["values"], values[1]["values"])
     assert values[0]["logs"] == values[1]["logs"]

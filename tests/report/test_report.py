@@ -1,4 +1,5 @@
 import io
+import logging
 
 import pytest
 from rich.console import Console
@@ -7,6 +8,7 @@ from layercard.cost.speedup import SpeedupReport, StepCost
 from layercard.errors import LayercardError
 from layercard.report.console import show
 from layercard.report.files import load_report, save_report
+from layercard.report.lines import prefix_log
 
 REPORT = SpeedupReport(
     layers=(3, *range(15, 30)),
@@ -18,6 +20,7 @@ REPORT = SpeedupReport(
     end_to_end_speedup=2.2,
     planned_steps=400,
     break_even_steps=12,
+    seconds_saved=300.0,
     observed_step_seconds=1.1,
 )
 
@@ -29,13 +32,32 @@ def _shown(report):
 
 
 def test_speedup_and_quality_stand_in_the_same_row():
-    row = next(line for line in _shown(REPORT).splitlines() if "placed" in line and "2.50x" in line)
-    assert all(cell in row for cell in ("unknown", "layers 3, 15–29 of 0–29", "1.00 GiB"))
+    row = next(line for line in _shown(REPORT).splitlines() if "placed" in line and "1.00 GiB" in line)
+    assert all(cell in row for cell in ("unproven", "2.50x", "30,000"))
+    assert "Adapted: layers 3, 15–29 of 0–29." in _shown(REPORT)
 
 
-def test_the_caption_says_costs_and_break_even():
+def test_costs_and_break_even_are_said():
     text = _shown(REPORT)
-    assert all(said in text for said in ("2.20x over 400 planned steps", "after 12 steps", "2.40x to 2.60x"))
+    assert all(said in text for said in ("Over 400 planned steps", "2.20x as fast", "after 12 steps", "2.40x to 2.60x"))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_every_line_has_the_prefix_and_the_table_fits(width):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    show(REPORT, console)
+    lines = console.file.getvalue().splitlines()
+    assert lines and all(line.startswith("[layercard] ") for line in lines)
+    start = next(i for i, line in enumerate(lines) if "quality" in line and "speed" in line)
+    assert max(map(len, lines[start:])) <= width
+    assert not any("all-layer" in line and "reference" not in line for line in lines[start:])
+
+
+def test_what_is_logged_has_the_prefix_once(caplog):
+    prefix_log()
+    prefix_log()
+    logging.getLogger("layercard").warning("said %s", "so")
+    assert [record.getMessage() for record in caplog.records] == ["[layercard] said so"]
 
 
 def test_what_was_not_measured_is_said_with_its_reason():

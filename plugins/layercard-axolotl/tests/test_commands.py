@@ -29,8 +29,8 @@ def test_preprocess_train_resume_and_merge_with_packing(folder, tmp_path):
     report = check_files(output, [1, 3])
     assert report["gradient_entry"]["moved"] is True
     assert report["backward_layers"] == [1, 2, 3]
-    assert "placed: layers" in trained.stdout
-    assert trained.stdout.count("placed: layers") == 1
+    assert "Adapted: layers" in trained.stdout
+    assert trained.stdout.count("Adapted: layers") == 1
 
     merged = command("axolotl", "merge-lora", path)
     assert merged.returncode == 0, merged.stderr
@@ -102,7 +102,7 @@ def test_two_ranks_make_one_placement_and_one_report(folder, tmp_path):
     trained = _two_ranks(folder, tmp_path, {"strategy": "high", "num_layers": 2})
     assert trained.returncode == 0, trained.stderr
     check_files(tmp_path / "out", read_json(tmp_path / "out" / "placement.json")["layers"])
-    assert trained.stdout.count("placed: layers") == 1
+    assert trained.stdout.count("Adapted: layers") == 1
 
 
 def test_ranks_that_chose_differently_all_stop(folder, tmp_path):

@@ -164,3 +164,17 @@ def test_third_party_names_are_enough(flags, lora_layers, strategy, score):
 def placed_keys(placed) -> set[str]:
     """The adapter tensors that the run saved."""
     return set(load_file(placed.host.output_dir / "adapter_model.safetensors"))
+
+
+def test_every_model_card_that_trl_writes_says_which_layers_were_placed(flags, tmp_path):
+    from huggingface_hub import ModelCard
+
+    run([*flags, "--lora_layers", "1,3", "--save_strategy", "steps", "--save_steps", "2"])
+    out = tmp_path / "out"
+    for card in (out, out / "checkpoint-2", out / "checkpoint-4"):
+        text = (card / "README.md").read_text()
+        assert text.count("## Layer placement") == 1 and "layers 1, 3 of 0–" in text, card
+    written = ModelCard.load(out / "README.md")
+    assert "had not ended" not in written.text and "TRL" in written.text
+    assert written.data.library_name == "peft" and "sft" in written.data.tags
+    assert (out / "report.html").exists()

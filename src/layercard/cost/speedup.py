@@ -6,7 +6,7 @@ one inside another). The same keys stand in the file, in `to_dict` and in the at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -77,6 +77,22 @@ class SpeedupReport:
     saving: Saving = field(default_factory=Saving)
     memory_method: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """What was trained, how and where: `model`, `data`, `adapter`, `training`, `device`, `started`, `ended`, `command`."""
+    placement: Mapping[str, Any] = field(default_factory=dict)
+    """Why these layers: what placement.json holds beside the layers, and its digest."""
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The importance of every layer by each score that was probed."""
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+    """What was predicted of a step before it was timed: `step_speedup`, and `phases` as shares of an all-layer step."""
+    timing: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Seconds of each timed step by variant; the same place in every list is one pair, on one batch."""
+    phases: Mapping[str, Mapping[str, float]] | None = None
+    """Seconds of a step's phases, of `baseline` and `placed`."""
+    seconds_saved: float | None = None
+    """Over all planned steps, probe and overhead taken off; negative where the run got slower."""
+    verdict: Mapping[str, Any] = field(default_factory=dict)
+    """What all of this says, in sentences: `speed`, `quality`, `notes`, and `unknown` by reason."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
     partial: bool = True
     """True until training has ended."""
@@ -109,13 +125,16 @@ class SpeedupReport:
         return [name for name in _nulls(self.to_dict()) if name not in self.unavailable]
 
     def __str__(self) -> str:
+        parts = [self.verdict[part] for part in ("speed", "quality")] if self.verdict else []
+        quality = parts[1]["headline"] if parts else quality_text(self)
         rows = [
             ("", "layers", "step", "peak memory", "trainable", "speedup", "quality"),
             ("all-layer LoRA", f"0–{self.num_layers - 1}", *_cells(self.baseline), "1.00x", "reference"),
-            ("placed", _layers(self), *_cells(self.placed), speedup_text(self), quality_text(self)),
+            ("placed", _layers(self), *_cells(self.placed), speedup_text(self), quality),
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *(part["sentence"] for part in parts)])
 
 
 def _nulls(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

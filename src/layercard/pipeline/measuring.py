@@ -65,6 +65,8 @@ class Measurement:
     """Baseline over a placed step whose prefix is cached."""
     saving: Saving = field(default_factory=Saving)
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    timing: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Seconds of the timed steps by variant, pair by pair."""
 
 
 def measure(
@@ -192,6 +194,7 @@ class _Run:
             cached=timings.ratio(BASELINE, CACHED) if CACHED in timings.seconds else None,
             saving=saving,
             unavailable=unavailable,
+            timing=timings.seconds,
         )
 
     def _cost(self, name: str, timings: Timings | None = None) -> StepCost:

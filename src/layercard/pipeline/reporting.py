@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.memory import memory_method
 from layercard.cost.speedup import SpeedupReport
+from layercard.pipeline.identity import now, why_placed
+from layercard.report.verdict import verdict_of
 from layercard.versions import installed_versions
 
 if TYPE_CHECKING:
     import torch
 
+    from layercard.cost.predict import StepPrediction
     from layercard.pipeline.measuring import Measurement
     from layercard.placement.placement import LayerPlacement
+    from layercard.scores.base import LayerScores
 
 PACKAGES = ("layercard", "torch", "transformers", "peft", "accelerate", "trl", "axolotl", "bitsandbytes")
+NO_PHASES = "Forward, backward and optimizer are not timed apart inside a run."
 
 
 @dataclass
@@ -41,6 +46,16 @@ class RunFacts:
     observed: list[float] = field(default_factory=list)
     """Seconds of the optimizer steps run so far, the first left out."""
     partial: bool = True
+    identity: dict[str, Any] = field(default_factory=dict)
+    """What `run_identity` said of the run, with the time at which it started."""
+    scores: Mapping[str, LayerScores] = field(default_factory=dict)
+    prediction: StepPrediction | None = None
+
+    def finish(self, log_history: Iterable[Mapping[str, Any]], prefix_cache: dict[str, Any]) -> None:
+        """Take over what is known when the last step has been run."""
+        self.prefix_cache, self.partial = prefix_cache, False
+        self.identity["ended"] = now()
+        self.add_evaluations(log_history)
 
     def add_evaluations(self, log_history: Iterable[Mapping[str, Any]]) -> None:
         """Take over the held-out loss of the trainer's last evaluation in the run, of the first of several eval sets."""
@@ -76,10 +91,33 @@ def make_report(facts: RunFacts) -> SpeedupReport:
         saving=measured.saving,
         memory_method=memory_method(facts.device) if measured.placed.peak_bytes is not None else None,
         versions=installed_versions(PACKAGES),
+        run=dict(facts.identity),
+        placement=why_placed(facts.placement),
+        scores=_scores(facts.scores),
+        predicted=_predicted(facts.prediction),
+        timing={name: list(seconds) for name, seconds in measured.timing.items()},
+        seconds_saved=_seconds_saved(facts),
         partial=facts.partial,
     )
     reasons = _reasons(facts)
-    return replace(bare, unavailable={name: reasons.get(name, reasons[""]) for name in bare.unexplained()})
+    told = replace(bare, unavailable={name: reasons.get(name, reasons[""]) for name in bare.unexplained()})
+    return replace(told, verdict=verdict_of(told).to_dict())
+
+
+def _scores(scores: Mapping[str, LayerScores]) -> dict[str, list[float]]:
+    """The scores that have a finite number for every layer; a report holds no others."""
+    lists = {name: [float(value) for value in found.importance] for name, found in scores.items()}
+    return {name: values for name, values in lists.items() if all(map(math.isfinite, values))}
+
+
+def _predicted(prediction: StepPrediction | None) -> dict[str, Any]:
+    """The predicted speedup, and the phases of both steps as shares of the all-layer one."""
+    if prediction is None:
+        return {}
+    whole = prediction.all_layer.total
+    both = {"baseline": prediction.all_layer, "placed": prediction.placed}
+    phases = {name: {phase: cost / whole for phase, cost in asdict(units).items()} for name, units in both.items()}
+    return {"step_speedup": prediction.speedup, "phases": phases}
 
 
 def _reasons(facts: RunFacts) -> dict[str, str]:
@@ -90,6 +128,7 @@ def _reasons(facts: RunFacts) -> dict[str, str]:
         "": rest,
         "observed_step_seconds": "Fewer than two optimizer steps have been run.",
         "backward_layers": "No optimizer step has been run.",
+        "phases": NO_PHASES,
         "saving.prefix_cache": facts.prefix_cache.get("obstacle") or "The run is too short to time cached steps apart.",
     }
     if measured.ratio is not None:
@@ -112,6 +151,17 @@ def _step_seconds(facts: RunFacts) -> tuple[float, float] | None:
 
 
 def _end_to_end(facts: RunFacts) -> float | None:
+    seconds = _run_seconds(facts)
+    return None if seconds is None else seconds[0] / seconds[1]
+
+
+def _seconds_saved(facts: RunFacts) -> float | None:
+    seconds = _run_seconds(facts)
+    return None if seconds is None else seconds[0] - seconds[1]
+
+
+def _run_seconds(facts: RunFacts) -> tuple[float, float] | None:
+    """Seconds of all planned steps: all-layer, and placed with probe and overhead."""
     seconds = _step_seconds(facts)
     if seconds is None:
         return None
@@ -119,7 +169,7 @@ def _end_to_end(facts: RunFacts) -> float | None:
     cached = baseline / facts.measurement.cached.value if facts.measurement.cached else placed
     first = min(facts.first_epoch_steps, facts.planned_steps)
     training = first * placed + (facts.planned_steps - first) * cached
-    return facts.planned_steps * baseline / (training + _spent(facts))
+    return facts.planned_steps * baseline, training + _spent(facts)
 
 
 def _prefix_cache(facts: RunFacts) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 `attach` joins the trainer as a callback. When training begins it checks the placement again, times baseline and placed
 steps and tries both out (`beginning.py`), moves the gradient entry and writes a partial report.json; after the first
 real step it adds which layers ran backward; when training ends it undoes the entry, writes the final report and shows
-it. No method of the trainer is replaced. After an exception inside `train()`, which callbacks do not see, the entry
-stays moved: the model computes the same, and the next `train()` or `close()` undoes it; report.json stays partial.
+it (`publishing.py` has where it goes). Of trainer and model only what writes model cards is replaced. After an exception
+inside `train()`, which callbacks do not see, the entry stays moved: the model computes the same, and the next `train()`
+or `close()` undoes it; report.json stays partial.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ from transformers import TrainerCallback
 
 from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
 from layercard.anatomy.verify import verify_placement
+from layercard.cost.predict import UnitCosts
 from layercard.cost.speedup import SpeedupReport
+from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError, QualityError
 from layercard.pipeline.beginning import begin
 from layercard.pipeline.checkpoints import LoadedAdapters
+from layercard.pipeline.forecasting import forecast
+from layercard.pipeline.identity import now, run_identity
+from layercard.pipeline.publishing import Publisher
 from layercard.pipeline.ranks import check_ranks_agree
 from layercard.pipeline.reporting import RunFacts, make_report
 from layercard.report.console import show
-from layercard.report.files import save_report
+from layercard.report.lines import prefix_log
 from layercard.report.quality import quality_loss, say_quality
 
 if TYPE_CHECKING:
@@ -43,6 +49,9 @@ if TYPE_CHECKING:
     from layercard.settings import PlacementSettings
 
 log = logging.getLogger("layercard")
+
+LAST_ENTRY = "train_loss"
+"""What the trainer's log holds when the last step has been run, and no earlier."""
 
 
 class PlacedRun:
@@ -63,6 +72,9 @@ class PlacedRun:
         self.host, self.stack, self.placement = host, stack, placement
         self.narrowing, self.settings, self.probe_seconds = narrowing, settings, probe_seconds
         self.statistics, self.scores = statistics, scores
+        self.identity: dict[str, Any] = {}
+        self.units = UnitCosts()
+        self.publisher = Publisher(host)
         self._report: SpeedupReport | None = None
         self._callback: _InsideTraining | None = None
 
@@ -89,6 +101,10 @@ class PlacedRun:
         """Join the trainer as a callback; raise `PlacementError` on every rank where ranks placed differently."""
         check_ranks_agree(self.placement)
         if self._callback is None:
+            prefix_log()
+            self.identity = run_identity(self.host)
+            self.units = estimate_unit_costs(self.host.model, self.stack)  # before anything shards the model
+            self.publisher.join()
             self._callback = _InsideTraining(self)
             self.host.trainer.add_callback(self._callback)
 
@@ -96,6 +112,7 @@ class PlacedRun:
         """Leave the trainer as it was before `attach`."""
         if self._callback is not None:
             self.close()
+            self.publisher.leave()
             self.host.trainer.remove_callback(self._callback)
             self._callback = None
 
@@ -107,12 +124,7 @@ class PlacedRun:
     def publish(self, report: SpeedupReport) -> None:
         """Make this the run's report and write it, on the first rank; a full disk does not stop the training."""
         self._report = report
-        if not self.host.trainer.is_world_process_zero():
-            return
-        try:
-            save_report(report, self.host.output_dir)
-        except OSError as error:
-            log.warning("report.json could not be written to %s: %s", self.host.output_dir, error)
+        self.publisher.publish(report)
 
 
 class _InsideTraining(TrainerCallback):
@@ -135,7 +147,7 @@ class _InsideTraining(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check the placement, measure, put the entry in force, and write a partial report."""
         self.leave()  # a previous train() may have ended in an exception, or be retried with smaller batches
-        began = time.perf_counter()
+        began, started = time.perf_counter(), now()
         run = self._run
         verify_placement(run.host.model, run.stack, run.layers)
         if state.global_step > 0:
@@ -158,9 +170,13 @@ class _InsideTraining(TrainerCallback):
             gradient_entry=begun.entries.to_dict(),
             prefix_cache=begun.prefix.to_dict(),
             first_epoch_steps=math.ceil(state.max_steps / max(1, state.num_train_epochs)),
+            identity=run.identity | {"started": started},
+            scores=run.scores or {},
+            prediction=forecast(run, begun.entries),
         )
         self._steps_run = 0
         run.publish(make_report(self._facts))
+        run.publisher.track(run.report)
         self._react(begun.quality)
 
     def _react(self, quality: Mapping[str, Any]) -> None:
@@ -201,15 +217,22 @@ class _InsideTraining(TrainerCallback):
                 log.warning("%s Steps take longer than they need to; the weights are not affected.", cause)
         run.publish(make_report(facts))
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Finish the report with the trainer's last entry, which comes before its trackers end."""
+        if logs and LAST_ENTRY in logs:
+            self._finish(state)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Undo what was in force, write the final report, and show it on the first rank."""
-        if self._facts is not None and self._prefix is not None:
-            self._facts.prefix_cache = self._prefix.to_dict()
+        """Undo what was in force, and show the report on the first rank."""
+        self._finish(state)
         self.leave()
-        if self._facts is None:
-            return
-        self._facts.partial = False
-        self._facts.add_evaluations(state.log_history)
-        self._run.publish(make_report(self._facts))
-        if state.is_world_process_zero:
+        if self._facts is not None and state.is_world_process_zero:
             show(self._run.report)
+
+    def _finish(self, state: Any) -> None:
+        """Write the final report, once, and give it to the trackers."""
+        if self._facts is None or self._prefix is None or not self._facts.partial:
+            return
+        self._facts.finish(state.log_history, self._prefix.to_dict())
+        self._run.publish(make_report(self._facts))
+        self._run.publisher.track(self._run.report)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layercard.errors import PlacementError
-from layercard.files import write_text
+from layercard.files import json_text, write_text
 
 SCHEMA_VERSION = 1
 Evidence = Literal["measured card", "published", "predicted", "none"]
@@ -122,4 +122,4 @@ class LayerPlacement:
 
 def write_json(path: Path, document: Any) -> None:
     """Write JSON so that a reader never sees half of it."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(document))

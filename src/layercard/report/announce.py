@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from layercard.anatomy.layers import describe
 from layercard.cost.predict import UnitCosts, predict_step
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.probing.statistics import LayerStatistics
 from layercard.quality.evidence import evidence_line
+from layercard.report.lines import say
+from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
 
 
@@ -34,7 +34,7 @@ def announcement(
         recompute_above_entry=settings.checkpointing_above_entry != "off",
         units=units,
     )
-    lines = [f"layercard adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
+    lines = [f"Adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
     lines.extend(notes)
     if reused:
         lines.append("This placement was saved by an earlier run in the output directory; nothing was probed.")
@@ -45,10 +45,8 @@ def announcement(
         lines.extend(f"Note: {note}." for note in statistics.notes)
     if not placement.is_all:
         lines.append(
-            f"Predicted step time: {predicted.ratio:.2f} of all-layer LoRA's ({predicted.speedup:.2f}x faster); it is "
-            "measured when training starts."
-            if settings.measure
-            else f"Predicted step time: {predicted.ratio:.2f} of all-layer LoRA's; `measure` is off."
+            f"Predicted: a step is {as_fast(predicted.speedup)} as with all-layer LoRA; "
+            + ("it is measured when training starts." if settings.measure else "`measure` is off.")
         )
     return [*lines, *(line for line in (evidence_line(placement), learning_rate_hint(placement)) if line is not None)]
 
@@ -64,15 +62,14 @@ def announce(
     notes: Sequence[str] = (),
 ) -> None:
     """Say it on standard error."""
-    console = Console(stderr=True, highlight=False)
-    lines = announcement(
-        placement,
-        settings,
-        checkpointing=checkpointing,
-        reused=reused,
-        statistics=statistics,
-        units=units,
-        notes=notes,
+    say(
+        announcement(
+            placement,
+            settings,
+            checkpointing=checkpointing,
+            reused=reused,
+            statistics=statistics,
+            units=units,
+            notes=notes,
+        )
     )
-    for line in lines:
-        console.print(line, markup=False)

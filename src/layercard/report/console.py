@@ -1,67 +1,55 @@
-"""Shows a `SpeedupReport` as a table on the console: speedup and quality in the same row, unknowns said."""
+"""Shows a `SpeedupReport` on the console: its verdict, then speed and quality in the same row of a table."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
 
-from layercard.anatomy.layers import describe
-from layercard.cost.speedup import (
-    SpeedupReport,
-    count_text,
-    quality_text,
-    seconds_text,
-    speedup_text,
-)
+from layercard.cost.speedup import SpeedupReport, StepCost, count_text, seconds_text, speedup_text
+from layercard.report.lines import drawn, say
+from layercard.report.verdict import QualityVerdict, verdict_of
+from layercard.report.words import layers_words, percent, times
 from layercard.sizes import bytes_text
+
+
+def show(report: SpeedupReport, console: Console | None = None) -> None:
+    """Print it to `console`, or to standard output; every line has layercard's prefix."""
+    console = console or Console(highlight=False)
+    adapted = f"Adapted: {layers_words(report.layers, report.num_layers)}."
+    say([adapted, *verdict_of(report).lines(), *details(report), *drawn(table(report), console.width)], console)
 
 
 def table(report: SpeedupReport) -> Table:
     """Return the table: a row for all-layer LoRA, one for the placed run."""
-    made = Table(title="layercard", title_justify="left", caption=caption(report), caption_justify="left")
-    made.add_column("run", overflow="fold", min_width=len("all-layer LoRA"))
-    for name in ("step", "peak memory", "trained", "speedup", "quality"):
-        made.add_column(name, overflow="fold")
-    chosen = describe(report.layers, report.num_layers)
-    for run, cost, speedup, quality in (
-        ("all-layer LoRA", report.baseline, "1.00x", "reference"),
-        (f"placed: {chosen}", report.placed, speedup_text(report), quality_text(report)),
-    ):
-        step, peak = seconds_text(cost.step_seconds), bytes_text(cost.peak_bytes)
-        made.add_row(run, step, peak, count_text(cost.trainable_parameters), speedup, quality)
+    made = Table(box=None, pad_edge=False)
+    made.add_column("run", overflow="fold")
+    for name in ("step", "memory", "trained", "speed", "quality"):
+        made.add_column(name, overflow="fold", justify="left" if name == "quality" else "right")
+    quality = quality_cell(verdict_of(report).quality)
+    made.add_row("all-layer LoRA", *_costs(report.baseline), "1.00x", "reference")
+    made.add_row("placed", *_costs(report.placed), speedup_text(report), quality)
     return made
 
 
-def caption(report: SpeedupReport) -> str:
-    """Return the lines under the table: interval, end to end, costs, break-even, and why something is missing."""
-    costs = f"probe {seconds_text(report.probe_seconds)}, overhead {seconds_text(report.overhead_seconds)}"
-    lines = [f"A step is forward and backward of one micro-batch; {costs}."]
-    if report.interval is not None:
-        low, high = report.interval
-        coverage = f"{report.interval_coverage:.0%} interval" if report.interval_coverage else "interval"
-        lines.append(f"Speedup of a step: {low:.2f}x to {high:.2f}x ({coverage}, {report.pairs} pairs).")
-    if report.end_to_end_speedup is not None:
-        lines.append(f"End to end: {report.end_to_end_speedup:.2f}x over {report.planned_steps} planned steps.")
+def _costs(cost: StepCost) -> tuple[str, str, str]:
+    return seconds_text(cost.step_seconds), bytes_text(cost.peak_bytes), count_text(cost.trainable_parameters)
+
+
+def quality_cell(quality: QualityVerdict) -> str:
+    """Return what a table says of quality: the share kept and the kind of evidence, or `unproven`."""
+    if quality.share is None or quality.kind == "reference":
+        return quality.kind
+    return f"{percent(quality.share)}, {quality.kind}"
+
+
+def details(report: SpeedupReport) -> list[str]:
+    """Return what stands beside the verdict: the cache's speedup, when costs are earned back, the steps observed."""
+    lines = []
     if "step_speedup" in report.prefix_cache:
         speedup = report.prefix_cache["step_speedup"]
-        lines.append(f"Speedup of a step whose examples were seen before, their prefix cached: {speedup:.2f}x.")
+        lines.append(f"A step whose examples were seen before, their prefix cached, is {times(speedup)} as fast.")
     if report.break_even_steps is not None:
-        lines.append(f"Probe and overhead are earned back after {report.break_even_steps} steps.")
+        lines.append(f"Probe and timing are earned back after {report.break_even_steps:,} steps.")
     if report.observed_step_seconds is not None:
         lines.append(f"Observed: {seconds_text(report.observed_step_seconds)} an optimizer step.")
-    lines.extend(_quality(report))
-    reasons = [report.unavailable.get(name) for name in ("step_speedup", "saving.backward")]
-    lines.extend(dict.fromkeys(reason for reason in reasons if reason is not None))
-    return "\n".join(lines)
-
-
-def _quality(report: SpeedupReport) -> list[str]:
-    """Return what the share of the gain kept is, or why nothing is known of it."""
-    said = report.quality.get("meaning") if report.quality.get("share_kept") is not None else None
-    reason = report.quality.get("reason")
-    return [said] if said else [f"Quality: {reason}"] if reason else []
-
-
-def show(report: SpeedupReport, console: Console | None = None) -> None:
-    """Print the table to `console`, or to standard output."""
-    (console or Console()).print(table(report))
+    return lines

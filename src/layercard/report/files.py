@@ -20,6 +20,17 @@ def save_report(report: SpeedupReport, directory: Path) -> Path:
     return path
 
 
+def find_report(path: Path) -> Path:
+    """Return the report.json of a run's output folder, or the file that was named; raise `LayercardError` without one."""
+    file = path / NAME if path.is_dir() else path
+    if not file.is_file():
+        raise LayercardError(
+            f"{path} holds no {NAME}. Give the output folder of a run that layercard placed; the file is written there when "
+            "training begins."
+        )
+    return file
+
+
 def load_report(path: Path) -> SpeedupReport:
     """Read a report.json; raise `LayercardError` where it cannot be read."""
     try:
@@ -30,4 +41,9 @@ def load_report(path: Path) -> SpeedupReport:
         ) from None
     if not isinstance(values, dict):
         raise LayercardError(f"{path} holds a {type(values).__name__}; a report is a JSON object.")
-    return SpeedupReport.from_dict(values)
+    try:
+        return SpeedupReport.from_dict(values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LayercardError(
+            f"{path} is no report of layercard ({type(error).__name__}: {error}). Give the report.json of a placed run."
+        ) from None

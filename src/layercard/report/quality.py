@@ -6,10 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-
 from layercard.anatomy.layers import describe
 from layercard.placement.placement import LayerPlacement
+from layercard.report.lines import say
 
 log = logging.getLogger("layercard")
 
@@ -19,9 +18,7 @@ NOT_WORTH_SAYING = ("`guard` is off.", "Every layer is adapted, which is all-lay
 def say_quality(quality: Mapping[str, Any], placement: LayerPlacement, *, shown: bool) -> None:
     """Say it on standard error where `shown`, and warn in the log where too little is kept and training goes on."""
     if shown:
-        console = Console(stderr=True, highlight=False)
-        for line in quality_lines(quality, placement):
-            console.print(line, markup=False)
+        say(quality_lines(quality, placement))
         if quality["reaction"] == "warned":
             log.warning("%s", quality_loss(quality, placement))
 
