@@ -127,11 +127,9 @@ def bart(family: str) -> Callable[[], Any]:
 
 def whisper() -> Any:
     config = {k: v for k, v in BARTS.items() if k not in {"max_position_embeddings", "forced_eos_token_id"}}
-    return hf.WhisperForConditionalGeneration(
-        hf.WhisperConfig(
-            **config, num_mel_bins=4, max_source_positions=8, max_target_positions=32, suppress_tokens=None
-        )
-    )
+    noise = {"apply_spec_augment": True, "mask_time_prob": 0.5, "mask_time_length": 2}
+    sizes = {"num_mel_bins": 4, "max_source_positions": 8, "max_target_positions": 32}
+    return hf.WhisperForConditionalGeneration(hf.WhisperConfig(**config, **sizes, **noise, suppress_tokens=None))
 
 
 def vit() -> Any:

@@ -52,7 +52,7 @@ def noiseless(model: nn.Module) -> Iterator[None]:
 
 def _hold_still(undo: ExitStack, model: nn.Module) -> None:
     undo.enter_context(random_state())
-    for name in ("use_cache", "output_router_logits"):
+    for name in ("use_cache", "output_router_logits", "apply_spec_augment"):  # the last hides stretches of sound
         _set_in_configs(undo, model, name, lambda _: False)
     _set_in_configs(undo, model, "problem_type", lambda found: found)  # classifiers fill it in at their first loss
     for module in model.modules():
