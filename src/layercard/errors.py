@@ -5,12 +5,15 @@
     ├── ModelError                  the model's layers, adapters or initialisation do not allow placement
     │   └── LayersNotFoundError     no stack of layers, or more than one
     ├── DataError                   nothing can be learned from the examples given
+    │   └── TooFewExamplesError     fewer of them than a score needs
     ├── HostError                   the trainer is not one that layercard can place into, or is too far along
     ├── ProbeError                  the probe ran and its numbers cannot be used
     ├── PlacementError              a placement cannot be applied, or did not take effect
     ├── QualityError                the placed layers kept too little in a trial, and the run was told to stop then
     ├── CardError                   a Layer Card cannot be read, or does not hold what it must
-    └── PluginError                 two plugins claim one name, or one asks for what is not there
+    ├── PluginError                 two plugins claim one name, or one asks for what is not there
+    └── UntrainableError            training itself would fail or learn nothing, whatever layers are adapted; it is beside a
+                                    `DataError` or `ProbeError` wherever it is raised
 
 Each message has three parts: what was found, what is supported, what to do.
 """
@@ -50,6 +53,10 @@ class DataError(LayercardError):
     """The examples cannot be probed."""
 
 
+class TooFewExamplesError(DataError):
+    """A score needs more examples than there are; training needs no score."""
+
+
 class HostError(LayercardError):
     """The trainer cannot be placed into."""
 
@@ -74,6 +81,18 @@ class QualityError(LayercardError):
 
 class PluginError(LayercardError):
     """A plugin clashes with another, or asks for what does not exist."""
+
+
+class UntrainableError(LayercardError):
+    """Training would fail or learn nothing, whatever layers are adapted; stops a run that needs no score too."""
+
+
+class NothingToLearnError(DataError, UntrainableError):
+    """There is no example, or none with a label."""
+
+
+class BrokenLossError(ProbeError, UntrainableError):
+    """The base model's loss is not a finite number."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

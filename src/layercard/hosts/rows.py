@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from layercard.errors import DataError
+from layercard.errors import DataError, NothingToLearnError
 
 
 def sampled_rows(dataset: Any, seed: int) -> Iterator[Any]:
@@ -57,7 +57,7 @@ def holding(rows: Iterable[Any], wanted: int, count: Callable[[Any], int] = docu
         if held >= wanted:
             break
     if not taken:
-        raise DataError("The training set is empty. Give the trainer a `train_dataset` with examples.")
+        raise NothingToLearnError("The training set is empty. Give the trainer a `train_dataset` with examples.")
     return taken
 
 

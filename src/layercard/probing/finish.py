@@ -24,6 +24,7 @@ def finish(
     notes: list[str],
     left_out: tuple[str, ...],
     seconds: float,
+    with_targets: tuple[int, ...] | None = None,
 ) -> LayerStatistics:
     """Return the statistics of everything that `needs` asked for."""
     layers = len(sums.gradient_norm)
@@ -49,6 +50,7 @@ def finish(
         cka_position=position,
         effective_rank=_effective_ranks(sums, layers) if "covariance" in needs else None,
         left_out=left_out,
+        with_targets=with_targets,
         notes=(*notes, *_notes(energy, targets, position, left_out)),
     )
 

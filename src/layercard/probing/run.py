@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.targets import TargetModule, find_targets, initial_a, weights_out_of_reach
-from layercard.errors import DataError, ModelError, ProbeError
+from layercard.errors import BrokenLossError, ModelError, NothingToLearnError, ProbeError, TooFewExamplesError
 from layercard.probing.accumulators import BatchSums, RunSums
 from layercard.probing.as_found import as_found
 from layercard.probing.documents import Documents, halves, one_at_a_time, read_documents
@@ -65,6 +65,7 @@ def run_probe(
     return finish(
         run.sums, run.names, model=type(model).__name__, needs=run.needs, offset=run.offset, notes=run.notes,
         left_out=weights_out_of_reach(stack), seconds=time.perf_counter() - began,
+        with_targets=tuple(sorted({target.layer for target in targets})),
     )  # fmt: skip
 
 
@@ -128,14 +129,16 @@ class _Run:
     def _refuse_too_few(self, documents: int, batches: int) -> None:
         fewest = 4 if "representations" in self.needs else FEWEST_EXAMPLES
         if batches == 0:
-            raise DataError("The dataset is empty: there is nothing to probe. Give at least a few training examples.")
+            raise NothingToLearnError(
+                "The dataset is empty: there is nothing to probe. Give at least a few training examples."
+            )
         if documents == 0:
-            raise DataError(
+            raise NothingToLearnError(
                 "Every label of every probe example is masked (-100), so there is no loss to probe. Check the labels: a "
                 "prompt longer than `max_length` leaves no completion, and a chat template may mark no assistant turn."
             )
         if documents < fewest:
-            raise DataError(
+            raise TooFewExamplesError(
                 f"The probe found {documents} example(s) with a label. Scores need at least {fewest} to mean anything; "
                 "32 is the default of `probe_examples`. Give more data, or choose layers by hand with `lora_layers: [...]`."
             )
@@ -210,7 +213,7 @@ class _Run:
         with torch.set_grad_enabled(self.trace.backward):
             loss = self.loss(self.model, batch)
         if not bool(loss.isfinite()):
-            raise ProbeError(
+            raise BrokenLossError(
                 f"The loss of the base model on a probe batch is {loss.item()}. Training would start from there too: check "
                 "the data, the dtype (fp16 overflows where bf16 does not) and the checkpoint."
             )

@@ -58,3 +58,10 @@ class LayerStatistics:
     """Weights that a linear hook never sees (experts kept as parameters)."""
     notes: tuple[str, ...] = ()
     """What a reader of the numbers should know."""
+    with_targets: tuple[int, ...] | None = None
+    """The layers that hold a target module, ascending; None: every layer does."""
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The layers that a score is asked of: those that hold a target module."""
+        return tuple(range(self.num_layers)) if self.with_targets is None else self.with_targets

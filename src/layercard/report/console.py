@@ -13,6 +13,8 @@ from layercard.cost.speedup import (
     seconds_text,
     speedup_text,
 )
+from layercard.errors import one_of
+from layercard.report.elsewhere import beside
 from layercard.sizes import bytes_text
 
 
@@ -22,7 +24,7 @@ def table(report: SpeedupReport) -> Table:
     made.add_column("run", overflow="fold", min_width=len("all-layer LoRA"))
     for name in ("step", "peak memory", "trained", "speedup", "quality"):
         made.add_column(name, overflow="fold")
-    chosen = describe(report.layers, report.num_layers)
+    chosen = f"{describe(report.layers, report.num_layers)}{beside(report.elsewhere)}"
     for run, cost, speedup, quality in (
         ("all-layer LoRA", report.baseline, "1.00x", "reference"),
         (f"placed: {chosen}", report.placed, speedup_text(report), quality_text(report)),
@@ -40,6 +42,7 @@ def caption(report: SpeedupReport) -> str:
         low, high = report.interval
         coverage = f"{report.interval_coverage:.0%} interval" if report.interval_coverage else "interval"
         lines.append(f"Speedup of a step: {low:.2f}x to {high:.2f}x ({coverage}, {report.pairs} pairs).")
+    lines.extend(_baseline(report))
     if report.end_to_end_speedup is not None:
         lines.append(f"End to end: {report.end_to_end_speedup:.2f}x over {report.planned_steps} planned steps.")
     if "step_speedup" in report.prefix_cache:
@@ -53,6 +56,19 @@ def caption(report: SpeedupReport) -> str:
     reasons = [report.unavailable.get(name) for name in ("step_speedup", "saving.backward")]
     lines.extend(dict.fromkeys(reason for reason in reasons if reason is not None))
     return "\n".join(lines)
+
+
+def _baseline(report: SpeedupReport) -> list[str]:
+    """Return what all-layer LoRA is here, where that is not plain: it is what the configuration would have trained."""
+    lines = []
+    if 0 < len(report.adaptable) < report.num_layers:
+        lines.append(
+            f"All-layer LoRA adapts the {len(report.adaptable)} layers, of {report.num_layers}, that have adapters."
+        )
+    shed = [part["where"] for part in report.elsewhere if not part["trains"]]
+    if shed:
+        lines.append(f"All-layer LoRA also adapts {one_of(shed)}, which the placed run does not.")
+    return lines
 
 
 def _quality(report: SpeedupReport) -> list[str]:
