@@ -31,10 +31,10 @@ class CardQuery:
     """Every linear module of the layers, by the same paths; what short names of target modules are looked up in."""
     importance: Array | None = None
     """(layers,) resnorm on the data; None before the probe."""
-    adaptable: tuple[int, ...] | None = None
-    """The layers that have adapters; None: every layer, as on all cards."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else is known of the run, by its name in a card: `rank`, `alpha`, `max_length`, `columns`, `template`."""
+    adaptable: tuple[int, ...] | None = None
+    """The layers that have adapters; None: every layer, as on all cards."""
 
     @property
     def num_layers(self) -> int:
