@@ -100,6 +100,8 @@ BAD: list[tuple[str, Any]] = [
     ("min_spearman", -0.1),
     ("min_entry", -1),
     ("layers_path", 3),
+    ("other_stacks", "drop"),
+    ("other_stacks", True),
     ("random_seed", -1),
     ("random_seed", 0.5),
     ("probe_examples", 0),

@@ -51,7 +51,7 @@ def test_adapters_change_neither_layers_nor_targets(family: str) -> None:
 def test_two_stacks_are_named_and_can_be_chosen_between() -> None:
     config = hf.T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_decoder_layers=3, num_heads=2)
     model = hf.T5ForConditionalGeneration(config)
-    with pytest.raises(LayersNotFoundError, match=r"`encoder.block` \(2 layers\) and `decoder.block` \(3 layers\)"):
+    with pytest.raises(LayersNotFoundError, match=r"`decoder.block` \(3 layers\) and `encoder.block` \(2 layers\)"):
         find_layers(model)
     assert len(find_layers(model, path="decoder.block")) == 3
     with pytest.raises(LayersNotFoundError, match="fits 0 stacks"):

@@ -17,10 +17,10 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from layercard.anatomy import refusals
+from layercard.anatomy.layers import PEFT_PREFIX
 from layercard.errors import ModelError
 
-BASE_PREFIX = "base_model.model."
-"""What a PeftModel puts before the names of the model that it wraps."""
+BASE_PREFIX = PEFT_PREFIX
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from layercard.anatomy.backward_watch import BackwardWatch, cause_of, hidden_of,
 from layercard.anatomy.checkpoint_input import MarkedCheckpoint, hooks_run_inside
 from layercard.anatomy.input_gradients import SilencedHooks
 from layercard.anatomy.layers import LayerStack
-from layercard.anatomy.trainable_below import obstacle_below, trainable_below
+from layercard.anatomy.trainable_below import first_tower, layers_below, obstacle_below, trainable_below
 from layercard.errors import PlacementError
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 CheckpointingAbove = Literal["keep", "off"]
+NOT_REENTRANT = "set `gradient_checkpointing_kwargs={'use_reentrant': False}`."
 
 
 def find_obstacle(model: nn.Module, stack: LayerStack, entry: int, args: Any = None) -> str | None:
@@ -48,6 +49,7 @@ def find_obstacle(model: nn.Module, stack: LayerStack, entry: int, args: Any = N
         or _sharding(model, args)
         or _layer_offloading(args)
         or _checkpointing_outside_layers(model, stack)
+        or _reentrant_reader(model, stack, args)
     )
 
 
@@ -76,9 +78,24 @@ def _checkpointing_outside_layers(model: nn.Module, stack: LayerStack) -> str | 
     for module in model.modules():
         active = "gradient_checkpointing" in vars(module) and module.gradient_checkpointing
         if active and _is_reentrant(module) and not any(hasattr(x, "gradient_checkpointing") for x in stack.layers):
+            return f"{type(module).__name__} checkpoints its layers from outside with `use_reentrant=True`; {NOT_REENTRANT}"
+    return None
+
+
+def _reentrant_reader(model: nn.Module, stack: LayerStack, args: Any) -> str | None:
+    """A decoder reads its encoder beside its own input; a reentrant checkpoint may not see that require grad."""
+    tower = first_tower(model, stack)
+    if tower is None:
+        return None
+    asked = {} if args is None else vars(args)
+    if asked.get("gradient_checkpointing") and (asked.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
+        return f"What runs after the placed layers is checkpointed with `use_reentrant=True`; {NOT_REENTRANT}"
+    inside = {id(module) for module in tower.modules()}
+    for module in model.modules():
+        if id(module) not in inside and vars(module).get("gradient_checkpointing") and _is_reentrant(module):
             return (
-                f"{type(module).__name__} checkpoints its layers from outside with `use_reentrant=True`; set "
-                "`gradient_checkpointing_kwargs={'use_reentrant': False}`."
+                f"{type(module).__name__}, which runs after the placed layers, is checkpointed with `use_reentrant=True`; "
+                f"{NOT_REENTRANT}"
             )
     return None
 
@@ -143,6 +160,7 @@ class GradientEntry:
 
     def _switch_off_checkpointing(self, undo: ExitStack) -> None:
         layers = self._stack.layers if self._checkpointing_above == "off" else self._stack.layers[: self._entry]
+        layers = (*layers, *layers_below(self._model, self._stack))
         flagged = [m for layer in layers for m in layer.modules() if hasattr(m, "gradient_checkpointing")]
         self._unchecked = flagged
         for module in flagged:

@@ -1,17 +1,20 @@
 """Finds the stack of transformer layers in a model.
 
 A layer is a whole transformer block, numbered from 0 at the input as PEFT's `layers_to_transform` numbers it. Offers
-`LayerStack` and `find_layers`; knows nothing of adapters. Two stacks in one model are an error, never a guess.
+`LayerStack`, `find_layers` and `all_stacks`; knows nothing of adapters. Two stacks in one model are an error, never a guess.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
+from layercard.anatomy.words import describe as describe
 from layercard.errors import LayersNotFoundError, ModelError, one_of
+
+PEFT_PREFIX = "base_model.model."
+"""What a PeftModel puts before the names of the model that it wraps."""
 
 
 @dataclass(frozen=True)
@@ -46,31 +49,19 @@ class LayerStack:
         return int(index) if index.isdigit() and int(index) < len(self) else None
 
 
-def describe(layers: Any, num_layers: int) -> str:
-    """Return layers as people read them: `layers 3, 15–29 of 0–29`."""
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    text = ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs)
-    return f"layer{'' if len(layers) == 1 else 's'} {text} of 0–{num_layers - 1}"
-
-
 def find_layers(model: nn.Module, *, path: str | None = None) -> LayerStack:
     """Return the model's stack of layers; `path` (the end of a dotted path) chooses where there are several.
 
     Raises `LayersNotFoundError` where there is none or more than one, `ModelError` where layers are shared (ALBERT).
     Plugins answer for other models through the hook `locate_decoder_layers`; the pipeline asks them first.
     """
-    stack = _only_one(model, _stacks(model), path)
+    stack = _only_one(model, all_stacks(model), path)
     _refuse_shared(model, stack)
     return stack
 
 
-def _stacks(model: nn.Module) -> list[LayerStack]:
-    """Every outermost list of blocks: modules of one family, each holding modules with matrices."""
+def all_stacks(model: nn.Module) -> list[LayerStack]:
+    """Return every outermost list of blocks: modules of one family, each holding modules with matrices."""
     found: list[LayerStack] = []
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{stack.path}.") for stack in found)
@@ -98,7 +89,7 @@ def _only_one(model: nn.Module, stacks: list[LayerStack], path: str | None) -> L
             return chosen[0]
         raise LayersNotFoundError(
             f"`layers_path` is {path!r}, which fits {len(chosen)} stacks of layers of {kind}. It has "
-            f"{one_of(s.path for s in stacks) or 'none'}. Give the end of one path."
+            f"{one_of(s.path for s in _language_first(model, stacks)) or 'none'}. Give the end of one path."
         )
     if not stacks:
         raise LayersNotFoundError(
@@ -106,12 +97,28 @@ def _only_one(model: nn.Module, stacks: list[LayerStack], path: str | None) -> L
             "torch.nn.ModuleList. For others, write a plugin that answers the hook `locate_decoder_layers`."
         )
     if len(stacks) > 1:
-        named = " and ".join(f"`{s.path}` ({len(s)} layers)" for s in stacks)
+        ordered = _language_first(model, stacks)
+        named = " and ".join(f"`{s.path}` ({len(s)} layers)" for s in ordered)
         raise LayersNotFoundError(
             f"{kind} has {len(stacks)} stacks of layers: {named}. Placement works on one. Choose with `layers_path`, "
-            f"for example `layers_path: {stacks[-1].path}`."
+            f"for example `layers_path: {ordered[0].path.removeprefix(PEFT_PREFIX)}`."
         )
     return stacks[0]
+
+
+def _language_first(model: nn.Module, stacks: list[LayerStack]) -> list[LayerStack]:
+    """Put the stack that generates text in front, where transformers tells which it is."""
+    from transformers import PreTrainedModel
+
+    task = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    if task is None:
+        return stacks
+    decoder = task.get_decoder()
+    inside = {id(module) for module in decoder.modules()} if isinstance(decoder, nn.Module) else set()
+    held = [id(stack.layers[0]) in inside for stack in stacks]
+    if sum(held) != 1:
+        return stacks
+    return [stacks[held.index(True)], *(s for s, chosen in zip(stacks, held, strict=True) if not chosen)]
 
 
 def _refuse_shared(model: nn.Module, stack: LayerStack) -> None:

@@ -7,7 +7,7 @@ not vouch for itself: `layercard.anatomy.verify` checks the outcome.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
@@ -17,16 +17,20 @@ from torch import nn
 
 from layercard.anatomy.adapters import BASE_PREFIX, AdapterSite, adapter_sites, base_modules, sole_adapter
 from layercard.anatomy.layers import LayerStack, describe
+from layercard.anatomy.other_stacks import in_towers
 from layercard.anatomy.selection import Fields, Live, narrowed_fields
 from layercard.errors import PlacementError
 
 Flags = list[tuple[nn.Parameter, bool]]
 
 
-def narrow(model: PeftModel, stack: LayerStack, layers: Sequence[int]) -> Narrowing:
+def narrow(
+    model: PeftModel, stack: LayerStack, layers: Sequence[int], *, shed_towers: Collection[str] = ()
+) -> Narrowing:
     """Put the bare module back wherever LoRA adapts a layer of `stack` outside `layers`, and say so in the live config.
 
-    Adapters outside the stack (`lm_head`) stay. All or nothing: where something fails, the model is as it was.
+    `shed_towers` are dotted paths in `model` whose adapters go too, embeddings left alone (`other_stacks` finds them). Other
+    adapters outside the stack (`lm_head`) stay. All or nothing: where something fails, the model is as it was.
     Call `layercard.anatomy.adapters.check_narrowable` first. Raises `PlacementError` where a chosen layer does not
     exist or has no adapter, or where no configuration selects exactly what stays.
     """
@@ -34,10 +38,18 @@ def narrow(model: PeftModel, stack: LayerStack, layers: Sequence[int]) -> Narrow
     config = model.peft_config[adapter]
     sites = adapter_sites(model)
     chosen = _checked(sites, stack, layers)
-    shed = [s for s in sites if stack.layer_of(s.path) not in {None, *chosen}]
-    kept = [s for s in sites if stack.layer_of(s.path) in {None, *chosen}]
+    out = [is_shed(site, stack, chosen, shed_towers) for site in sites]
+    shed = [site for site, goes in zip(sites, out, strict=True) if goes]
+    kept = [site for site, goes in zip(sites, out, strict=True) if not goes]
     fields = narrowed_fields(config, base_modules(model), _live(kept, stack, chosen)) if shed else {}
     return Narrowing(model, chosen, shed, kept, fields)
+
+
+def is_shed(site: AdapterSite, stack: LayerStack, layers: Collection[int], shed_towers: Collection[str]) -> bool:
+    """Whether a placement on `layers` takes the adapter at `site` out."""
+    if in_towers(site.path, shed_towers):
+        return not isinstance(site.base, nn.Embedding)
+    return stack.layer_of(site.path) not in {None, *layers}
 
 
 class Narrowing:

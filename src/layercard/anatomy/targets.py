@@ -59,7 +59,7 @@ def find_targets(model: nn.Module, stack: LayerStack, *, names: Sequence[str] | 
 def linear_names(stack: LayerStack) -> frozenset[str]:
     """Return the paths, inside a layer, of every linear module of the base model, adapted or not."""
     modules = (named for layer in stack.layers for named in layer.named_modules())
-    return frozenset(n.removesuffix(".base_layer") for n, m in modules if _is_linear(m) and "lora_" not in n)
+    return frozenset(n.removesuffix(".base_layer") for n, m in modules if is_linear(m) and "lora_" not in n)
 
 
 def _refuse_unread(model: nn.Module, stack: LayerStack) -> None:
@@ -115,11 +115,12 @@ def _is_read(module: Any, adapter: str) -> bool:
 
 def _linear(stack: LayerStack, layer: int) -> Iterator[TargetModule]:
     for name, module in stack.layers[layer].named_modules():
-        if _is_linear(module):
+        if is_linear(module):
             yield TargetModule(layer, name, module, _in_features(module), None)
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is a linear one that the probe can read."""
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, nn.Linear | Conv1D) or _is_packed(module)

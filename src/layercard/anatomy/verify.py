@@ -7,7 +7,7 @@ compares a checkpoint's adapters with the live ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import nn
 
 from layercard.anatomy.adapters import BASE_PREFIX, base_modules, sole_adapter
 from layercard.anatomy.layers import LayerStack, describe
+from layercard.anatomy.other_stacks import in_towers
 from layercard.anatomy.selection import selected_modules, selected_parameters
 from layercard.errors import PlacementError
 
@@ -48,11 +49,22 @@ def expected_trainable(model: PeftModel, stack: LayerStack, layers: Sequence[int
     return _first_names(model, {BASE_PREFIX + name for name in names})
 
 
-def verify_placement(model: PeftModel, stack: LayerStack, layers: Sequence[int]) -> None:
-    """Raise `PlacementError` unless exactly the expected parameters train and the config saves exactly those layers."""
+def verify_placement(
+    model: PeftModel, stack: LayerStack, layers: Sequence[int], *, shed_towers: Collection[str] = ()
+) -> None:
+    """Raise `PlacementError` unless exactly the expected parameters train and the config saves exactly those layers.
+
+    In `shed_towers` (dotted paths in `model`) nothing but embeddings may be adapted.
+    """
     config = model.peft_config[sole_adapter(model)]
     modules = base_modules(model)
     selected = selected_modules(config, modules) | selected_parameters(config, modules)
+    beside = sorted(n for n in selected if in_towers(BASE_PREFIX + n, shed_towers) and not _embeds(modules.get(n)))
+    if beside:
+        raise PlacementError(
+            f"The adapter's configuration selects `{beside[0]}` and {len(beside) - 1} more modules of a stack whose adapters "
+            "were taken out. Build the trainer again and place once."
+        )
     in_config = {stack.layer_of(BASE_PREFIX + name) for name in selected} - {None}
     if in_config != set(layers):
         raise PlacementError(
@@ -90,6 +102,10 @@ def check_checkpoint(path: Path, model: PeftModel, stack: LayerStack) -> None:
         f"{_difference(saved - live, 'stand only in the checkpoint')}{_difference(live - saved, 'only in the model')}"
         "Resume with the placement.json that the checkpoint was trained with, or start a new run in another folder."
     )
+
+
+def _embeds(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Embedding)
 
 
 def _module_adapters(config: Any, name: str, module: nn.Module, adapter: str) -> Iterator[str]:

@@ -33,6 +33,8 @@ class CardQuery:
     """(layers,) resnorm on the data; None before the probe."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else is known of the run, by its name in a card: `rank`, `alpha`, `max_length`, `columns`, `template`."""
+    adaptable: tuple[int, ...] | None = None
+    """The layers that have adapters; None: every layer, as on all cards."""
 
     @property
     def num_layers(self) -> int:
@@ -48,6 +50,8 @@ def why_incomparable(card: LayerCard, query: CardQuery) -> str | None:
         return _another_model(card, query)
     if card.num_layers != query.num_layers:
         return f"it holds {card.num_layers} layers and the model has {query.num_layers}"
+    if query.adaptable is not None:
+        return f"it was measured with adapters in every layer, and here {len(query.adaptable)} of {query.num_layers} have them"
     importance = card.importance(SCORE)
     if importance is None:
         return f"it holds no `{SCORE}`"

@@ -15,7 +15,9 @@ from layercard.cli.examine import Examined, examine
 from layercard.cli.loading import load_model
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
+from layercard.errors import ModelError, ProbeError, TooFewExamplesError, UntrainableError
 from layercard.pipeline.consulting import Consultation, Decision, bare_query, consult
+from layercard.pipeline.looking import without_a_look
 from layercard.pipeline.probing import locate_layers
 from layercard.pipeline.shelf import Shelf, may_speak, none_of, open_shelf
 from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
@@ -43,6 +45,8 @@ class Asked:
     output: Output
     bare: Any
     stack: LayerStack
+    adaptable: tuple[int, ...] | None = None
+    """The layers of `stack` that will have adapters; None: every layer."""
 
     def examine(self, score: str, loaded: nn.Module | None = None) -> Examined:
         """Probe; raise `UsageError` where no data were given."""
@@ -59,7 +63,9 @@ class Asked:
         """Return the placement without Layer Cards."""
         scores = examined.scores if examined else None
         strategies = plugins.strategies(self.manager)
-        return choose_placement(self.settings, len(self.stack), strategies=strategies, scores=scores)
+        return choose_placement(
+            self.settings, len(self.stack), strategies=strategies, scores=scores, adaptable=self.adaptable
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Answer:
     consultation: Consultation
     loaded: nn.Module | None = None
     examined: Examined | None = None
+    failure: str | None = None
+    """Why the model could not be probed, where no score decides."""
 
 
 def choose(asked: Asked) -> tuple[Decision, Examined | None]:
@@ -81,6 +89,8 @@ def choose(asked: Asked) -> tuple[Decision, Examined | None]:
     if not asked.settings.consults_cards:
         return Decision(fallback), None
     answer = ask_cards(asked, thorough=False)
+    if answer.failure is not None:
+        return Decision(fallback, notes=(*answer.consultation.shelf.notes, answer.failure)), None
     if answer.examined is None:
         return answer.consultation.turned_down(fallback), None
     return answer.consultation.decide(answer.examined.scores[DEFAULT_SCORE], fallback), answer.examined
@@ -89,8 +99,8 @@ def choose(asked: Asked) -> tuple[Decision, Examined | None]:
 def ask_cards(asked: Asked, *, thorough: bool) -> Answer:
     """Return what cards may decide, the model probed where one may.
 
-    With `thorough` it is probed wherever ranks can be compared. Raises `CardError` or `UsageError` where the user named a
-    card that cannot be asked.
+    With `thorough` it is probed wherever ranks can be compared, and must be. Raises `CardError` or `UsageError` where the
+    user named a card that cannot be asked.
     """
     shelf = open_shelf(asked.settings, asked.manager)
     if not may_speak(shelf, asked.bare.config, len(asked.stack)):
@@ -101,9 +111,18 @@ def ask_cards(asked: Asked, *, thorough: bool) -> Answer:
         return Answer(_unasked(asked, shelf, UNASKED))
     loaded = load_model(asked.model, asked.output.say)
     stack = locate_layers(loaded, asked.settings.layers_path, asked.manager)
-    consultation = consult(shelf, asked.settings, loaded, stack, target_modules=asked.targets, facts=_facts(asked.data))
-    worth = consultation.comparable if thorough else consultation.worth_probing
-    return Answer(consultation, loaded, asked.examine(DEFAULT_SCORE, loaded) if worth else None)
+    consultation = consult(
+        shelf, asked.settings, loaded, stack,
+        target_modules=asked.targets, adaptable=asked.adaptable, facts=_facts(asked.data),
+    )  # fmt: skip
+    if not (consultation.comparable if thorough else consultation.worth_probing):
+        return Answer(consultation, loaded)
+    try:
+        return Answer(consultation, loaded, asked.examine(DEFAULT_SCORE, loaded))
+    except (ModelError, ProbeError, TooFewExamplesError) as error:
+        if thorough or shelf.named or isinstance(error, UntrainableError):
+            raise
+        return Answer(consultation, loaded, failure=without_a_look(error))
 
 
 def _unasked(asked: Asked, shelf: Shelf, why_not: str) -> Consultation:

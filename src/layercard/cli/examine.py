@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pluggy
 from torch import nn
 
@@ -21,7 +20,8 @@ from layercard.data.batches import dataset_labels
 from layercard.pipeline.probing import probe
 from layercard.probing.statistics import LayerStatistics
 from layercard.records import first_record
-from layercard.scores.base import LayerScores, checked
+from layercard.scores.base import LayerScores, checked, numbers
+from layercard.scores.resnorm import pooled_energy
 from layercard.settings import PlacementSettings
 
 BATCH_SIZE = 8
@@ -35,15 +35,17 @@ class Examined:
     statistics: LayerStatistics
     scores: dict[str, LayerScores]
 
-    def energies(self) -> list[float] | None:
-        """Return each layer's activation energy per dimension, the mean over its target modules; None if not measured."""
-        energy = self.statistics.energy
-        return None if energy is None else [float(value) for value in np.nanmean(energy, axis=1)]
+    def energies(self) -> list[float | None] | None:
+        """Return each layer's activation energy per dimension, the mean over its target modules; None if not measured.
+
+        None in the list where a layer holds none.
+        """
+        return None if self.statistics.energy is None else numbers(pooled_energy(self.statistics))
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard probe --json` prints."""
         s, energies = self.statistics, self.energies()
-        scores = {n: {"importance": v.importance.tolist(), "raw": v.raw.tolist()} for n, v in self.scores.items()}
+        scores = {name: found.to_dict() for name, found in self.scores.items()}
         unread = "no score in use reads it"
         return {
             "model": s.model,

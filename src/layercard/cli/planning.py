@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from layercard import plugins
-from layercard.anatomy.layers import describe
+from layercard.anatomy.adaptable import layers_holding, names_held, targets_below, unmatched
+from layercard.anatomy.layers import LayerStack, describe
+from layercard.anatomy.other_stacks import other_stacks
 from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
 from layercard.cli.examine import Examined
 from layercard.cli.loading import settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
-from layercard.cli.strategy_table import StrategyCost, show_strategies, strategy_costs
+from layercard.cli.strategy_table import StepConditions, StrategyCost, show_strategies, strategy_costs
 from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
-from layercard.cost.predict import StepPrediction, predict_step
+from layercard.cost.predict import StepPrediction, UnitCosts
+from layercard.errors import one_of
+from layercard.pipeline.elsewhere import decided, towers_to_shed
 from layercard.pipeline.probing import locate_layers
-from layercard.placement.choose import check_depth, needed_score
+from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
+from layercard.report.announce import LESS
 from layercard.settings import PlacementSettings
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
@@ -39,7 +45,7 @@ class Plan:
     costs: str
     """How the costs behind the predictions were found."""
     notes: tuple[str, ...] = ()
-    """What a person should know of the Layer Cards that were consulted."""
+    """What a person should know of the Layer Cards that were consulted, and of modules outside the layers."""
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard plan --json` prints."""
@@ -66,7 +72,7 @@ class Plan:
         output.say(f"Adapt {describe(chosen.layers, chosen.num_layers)}: {chosen.reason}.")
         for note in self.notes:
             output.say(note)
-        if not chosen.is_all:
+        if not chosen.is_all or self.expected.ratio < LESS:
             checkpointing = "with" if self.checkpointing else "without"
             output.say(
                 f"Predicted step time: {self.expected.ratio:.2f} of all-layer LoRA's ({self.expected.speedup:.2f}x faster), "
@@ -111,21 +117,51 @@ def make_plan(
     model = settled(model, data, output.say)
     bare = skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, manager)
-    check_depth(settings, len(stack))
-    decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack))
-    placement = decision.placement
-    units, costs = plan_costs(bare, stack, targets, timed=time_costs)
-    expected = predict_step(
-        len(stack),
-        placement.layers,
+    adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
+    check_depth(settings, len(stack), adaptable)
+    decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack, adaptable))
+    placement = decided(decision.placement, settings, bare, stack, adapted=names_held(bare, targets))
+    below = targets_below(bare, stack, targets, towers_to_shed(bare, stack, placement))
+    units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=adaptable)
+    conditions = _conditions(settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
+    table, left_out = strategy_costs(placement, settings, examined.scores if examined else {}, manager, conditions)
+    notes = (*decision.notes, *_notes(bare, stack, targets, placement, below), *left_out)
+    expected = conditions.predict(placement, placement.layers)
+    return Plan(placement, expected, checkpointing, examined, table, costs, notes)
+
+
+def _conditions(
+    settings: PlacementSettings, units: UnitCosts, *, checkpointing: bool, below: bool, placement: LayerPlacement
+) -> StepConditions:
+    """Checkpointing hosts make the embeddings' output require grad, and whatever is trained below does the same."""
+    goes_down = checkpointing or below
+    return StepConditions(
         checkpointing=checkpointing,
-        gradient_entry=settings.gradient_entry,
-        recompute_above_entry=settings.checkpointing_above_entry != "off",
+        gradient_entry=not below and (settings.gradient_entry or not checkpointing),
+        recompute_above_entry=below or settings.checkpointing_above_entry != "off",
         units=units,
+        all_layer_entry=not goes_down and placement.other_stacks != "shed",
     )
-    scores = examined.scores if examined else {}
-    table = strategy_costs(placement, settings, scores, manager, checkpointing=checkpointing, units=units)
-    return Plan(placement, expected, checkpointing, examined, table, costs, decision.notes)
+
+
+def _notes(
+    bare: Any, stack: LayerStack, targets: list[str] | None, placement: LayerPlacement, below: list[str]
+) -> Iterator[str]:
+    """What a person should know of the modules outside the layers, and of names that nothing has."""
+    missing = unmatched(bare, targets or ())
+    if missing:
+        yield f"No module is named {one_of(missing)}; PEFT passes over such names without a word."
+    towers = sorted({other.tower for other in other_stacks(bare, stack)})
+    if placement.other_stacks == "shed":
+        yield f"Adapters of {one_of(towers)} are taken out (`other_stacks: keep` trains them); all-layer LoRA has them."
+    elif placement.other_stacks == "keep":
+        yield f"Adapters of {one_of(towers)} train as well (`other_stacks: shed` takes them out)."
+    if below and placement.entry > 0:
+        more = f" and {len(below) - 1} more" if len(below) > 1 else ""
+        yield (
+            f"Backpropagation will not end at layer {placement.entry}, the lowest one adapted: `{below[0]}`{more} will have "
+            "adapters, and runs, or may run, below it. Leave it out of `target_modules` where it need not be trained."
+        )
 
 
 def difference(saved: LayerPlacement, chosen: LayerPlacement) -> str | None:

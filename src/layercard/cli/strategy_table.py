@@ -12,7 +12,8 @@ from rich.table import Table
 
 from layercard import plugins
 from layercard.anatomy.layers import describe
-from layercard.cost.predict import UnitCosts, predict_step_ratio
+from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
+from layercard.errors import PlacementError
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
 from layercard.scores.base import LayerScores
@@ -30,23 +31,59 @@ class StrategyCost:
     """From the second epoch on, the prefix cached."""
 
 
+@dataclass(frozen=True)
+class StepConditions:
+    """What a step's prediction rests on beside the layers."""
+
+    checkpointing: bool
+    gradient_entry: bool
+    """Whether backpropagation ends at the lowest adapted layer: not where something is trained below."""
+    recompute_above_entry: bool
+    units: UnitCosts
+    all_layer_entry: bool
+    """Whether that of all-layer LoRA ends at the lowest layer that has adapters."""
+
+    def predict(
+        self, placement: LayerPlacement, layers: tuple[int, ...], *, prefix_cached: bool = False
+    ) -> StepPrediction:
+        """Return the step that adapts `layers` of the placement's model, beside that of all-layer LoRA."""
+        return predict_step(
+            placement.num_layers,
+            layers,
+            checkpointing=self.checkpointing,
+            gradient_entry=self.gradient_entry,
+            recompute_above_entry=self.recompute_above_entry,
+            prefix_cached=prefix_cached,
+            units=self.units,
+            adaptable=placement.adaptable,
+            all_layer_entry=self.all_layer_entry,
+        )
+
+
 def strategy_costs(
     placement: LayerPlacement,
     settings: PlacementSettings,
     scores: Mapping[str, LayerScores],
     manager: pluggy.PluginManager,
-    *,
-    checkpointing: bool,
-    units: UnitCosts,
-) -> list[StrategyCost]:
-    """Return the costs of the placement and of every strategy that needs no score that was not probed."""
+    conditions: StepConditions,
+) -> tuple[list[StrategyCost], list[str]]:
+    """Return the costs of the placement and of every strategy that needs no score that was not probed.
+
+    Beside them a line for each strategy of a plugin whose layers cannot be used here.
+    """
     strategies = plugins.strategies(manager)
-    found = {"planned": placement.layers}
+    found, notes = {"planned": placement.layers}, []
     for name in strategies:
         wanted = _asking_for(name, placement, settings)
-        if needed_score(wanted, strategies) in {None, *scores}:
-            found[name] = choose_placement(wanted, placement.num_layers, strategies=strategies, scores=scores).layers
-    return [_cost(n, layers, placement.num_layers, settings, checkpointing, units) for n, layers in found.items()]
+        if needed_score(wanted, strategies) not in {None, *scores}:
+            continue
+        try:
+            found[name] = choose_placement(
+                wanted, placement.num_layers, strategies=strategies, scores=scores, adaptable=placement.adaptable
+            ).layers
+        except PlacementError as error:
+            notes.append(f"Left out of the table: {error}")
+    return [_cost(name, layers, placement, conditions) for name, layers in found.items()], notes
 
 
 def _asking_for(name: str, placement: LayerPlacement, settings: PlacementSettings) -> PlacementSettings:
@@ -54,32 +91,14 @@ def _asking_for(name: str, placement: LayerPlacement, settings: PlacementSetting
     return PlacementSettings.from_user(
         strategy=name,
         num_layers=None if name == "cumulative" else count,
-        min_entry=min(settings.min_entry, placement.num_layers - count),
+        min_entry=min(settings.min_entry, placement.every_layer[-count]),
         random_seed=settings.random_seed,
     )
 
 
-def _cost(
-    name: str,
-    layers: tuple[int, ...],
-    num_layers: int,
-    settings: PlacementSettings,
-    checkpointing: bool,
-    units: UnitCosts,
-) -> StrategyCost:
-    plain, cached = (
-        predict_step_ratio(
-            num_layers,
-            layers,
-            checkpointing=checkpointing,
-            gradient_entry=settings.gradient_entry,
-            recompute_above_entry=settings.checkpointing_above_entry != "off",
-            prefix_cached=prefix_cached,
-            units=units,
-        )
-        for prefix_cached in (False, True)
-    )
-    return StrategyCost(name, layers, plain, cached)
+def _cost(name: str, layers: tuple[int, ...], placement: LayerPlacement, conditions: StepConditions) -> StrategyCost:
+    plain, cached = (conditions.predict(placement, layers, prefix_cached=cached) for cached in (False, True))
+    return StrategyCost(name, layers, plain.ratio, cached.ratio)
 
 
 def document(costs: list[StrategyCost]) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from rich.text import Text
 from layercard.scores.base import LayerScores
 
 BAR = 24
+NO_SCORE = "–"
+"""Stands where a layer holds no target module."""
 
 
 def show_layers(console: Console, scores: Mapping[str, LayerScores], adapted: Collection[int] = ()) -> None:
@@ -26,7 +28,7 @@ def show_layers(console: Console, scores: Mapping[str, LayerScores], adapted: Co
         table.add_column("")
     lengths = bar_lengths(shown)
     for layer, length in enumerate(lengths):
-        numbers = [f"{score.importance[layer]:.4g}" for score in scores.values()]
+        numbers = [_number(score.importance[layer]) for score in scores.values()]
         mark = ["adapted" if layer in adapted else ""] if adapted else []
         style = "bold" if layer in adapted else ""
         table.add_row(str(layer), *numbers, Text("█" * length, style="cyan"), *mark, style=style)
@@ -34,9 +36,16 @@ def show_layers(console: Console, scores: Mapping[str, LayerScores], adapted: Co
 
 
 def bar_lengths(scores: LayerScores) -> list[int]:
-    """Return bars of 0 … `BAR` cells; they start at zero, or at the lowest importance where that is negative."""
-    base = min(0.0, float(scores.importance.min()))
-    reach = float(scores.importance.max()) - base
+    """Return bars of 0 … `BAR` cells; they start at zero, or at the lowest importance where that is negative.
+
+    A layer without a score has no bar.
+    """
+    base = min(0.0, float(np.nanmin(scores.importance)))
+    reach = float(np.nanmax(scores.importance)) - base
     if reach == 0:
         return [0] * len(scores.importance)
-    return [int(cells) for cells in np.rint((scores.importance - base) / reach * BAR)]
+    return [int(cells) for cells in np.rint(np.nan_to_num(scores.importance - base) / reach * BAR)]
+
+
+def _number(importance: float) -> str:
+    return NO_SCORE if np.isnan(importance) else f"{importance:.4g}"

@@ -113,13 +113,20 @@ def predict_step(
     recompute_above_entry: bool = True,
     prefix_cached: bool = False,
     units: UnitCosts | None = None,
+    adaptable: Collection[int] | None = None,
+    all_layer_entry: bool = False,
 ) -> StepPrediction:
     """Return the predicted placed step beside the all-layer step of the same host.
 
-    `checkpointing` is the trainer's; `recompute_above_entry=False` turns it off for the placed step alone.
+    `checkpointing` is the trainer's; `recompute_above_entry=False` turns it off for the placed step alone. `adaptable` are
+    the layers that all-layer LoRA adapts (None: every layer); with `all_layer_entry` its backpropagation ends at the
+    lowest of them, as it does by itself without checkpointing, else at the input.
     """
+    every = range(num_layers) if adaptable is None else adaptable
     return StepPrediction(
-        all_layer=step_cost(num_layers, range(num_layers), checkpointing=checkpointing, units=units),
+        all_layer=step_cost(
+            num_layers, every, checkpointing=checkpointing, gradient_entry=all_layer_entry, units=units
+        ),
         placed=step_cost(
             num_layers,
             layers,
@@ -140,6 +147,8 @@ def predict_step_ratio(
     recompute_above_entry: bool = True,
     prefix_cached: bool = False,
     units: UnitCosts | None = None,
+    adaptable: Collection[int] | None = None,
+    all_layer_entry: bool = False,
 ) -> float:
     """Return the predicted placed step time over the all-layer step time; under 1 is faster."""
     return predict_step(
@@ -150,4 +159,6 @@ def predict_step_ratio(
         recompute_above_entry=recompute_above_entry,
         prefix_cached=prefix_cached,
         units=units,
+        adaptable=adaptable,
+        all_layer_entry=all_layer_entry,
     ).ratio

@@ -48,6 +48,11 @@ class SpeedupReport:
 
     layers: tuple[int, ...]
     num_layers: int
+    adaptable: tuple[int, ...] = ()
+    """The layers that have adapters in all-layer LoRA; empty in reports of releases that did not say."""
+    elsewhere: Sequence[Mapping[str, Any]] = ()
+    """What trains outside the placed layers, and what placement took out there: `where`, `stack`, `trains`,
+    `trainable_parameters` and `share`."""
     step_speedup: float | None = None
     """Seconds of an all-layer step over seconds of a placed one: median of pairs run one after the other."""
     interval: tuple[float, float] | None = None
@@ -101,7 +106,7 @@ class SpeedupReport:
     def to_dict(self) -> dict[str, Any]:
         """Return what report.json holds; lists for tuples, `schema_version` first."""
         values = asdict(self)
-        for name in ("layers", "interval", "backward_layers"):
+        for name in ("layers", "adaptable", "elsewhere", "interval", "backward_layers"):
             values[name] = None if values[name] is None else list(values[name])
         return {"schema_version": values.pop("schema_version"), **values}
 
@@ -118,6 +123,8 @@ class SpeedupReport:
             known[name] = kind(**{f.name: values[name].get(f.name) for f in fields(kind)})
         for name in ("layers", "interval", "backward_layers"):
             known[name] = None if values.get(name) is None else tuple(values[name])
+        for name in ("adaptable", "elsewhere"):
+            known[name] = tuple(values.get(name, ()))
         return cls(**known)
 
     def unexplained(self) -> list[str]:
@@ -129,7 +136,7 @@ class SpeedupReport:
         quality = parts[1]["headline"] if parts else quality_text(self)
         rows = [
             ("", "layers", "step", "peak memory", "trainable", "speedup", "quality"),
-            ("all-layer LoRA", f"0–{self.num_layers - 1}", *_cells(self.baseline), "1.00x", "reference"),
+            ("all-layer LoRA", _every(self), *_cells(self.baseline), "1.00x", "reference"),
             ("placed", _layers(self), *_cells(self.placed), speedup_text(self), quality),
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -147,6 +154,12 @@ def _nulls(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _layers(report: SpeedupReport) -> str:
     return describe(report.layers, report.num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
+
+
+def _every(report: SpeedupReport) -> str:
+    if len(report.adaptable) in (0, report.num_layers):
+        return f"0–{report.num_layers - 1}"
+    return describe(report.adaptable, report.num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
 
 
 def _cells(cost: StepCost) -> tuple[str, str, str]:

@@ -14,7 +14,7 @@ from layercard.cost.allowance import Allowance
 from layercard.cost.speedup import StepCost
 from layercard.cost.timing import Variant
 from layercard.cost.untouched import trainable_parameters
-from layercard.pipeline.canary_choice import ALL_LAYERS, BUILT_ON_FEWER, choose_canary, predicted
+from layercard.pipeline.canary_choice import BUILT_ON_FEWER, all_layers, choose_canary, every_layer, predicted
 from layercard.pipeline.entry_choice import EntryChoice
 from layercard.pipeline.measuring import OUT_OF_MEMORY, Measurement, measure
 from layercard.pipeline.prefix_choice import PrefixChoice
@@ -114,11 +114,11 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, canary: Canary, verdic
     if run.settings.on_quality_loss == "widen":
         found = _widen(run, canary, tries, why)
     else:
-        adopt(run, range(run.placement.num_layers), f"every layer: {why}")
+        adopt(run, run.placement.every_layer, f"every layer: {why}", other_stacks="keep")
     settle(run, state.max_steps)
     quality = (found or verdict).to_dict() | {"tried": tries}
     if run.placement.is_all:
-        quality |= NO_TRIAL | {"kind": "predicted", "share_kept": 1.0, "reason": ALL_LAYERS}
+        quality |= NO_TRIAL | {"kind": "predicted", "share_kept": 1.0, "reason": all_layers(run.placement)}
     elif found is None:
         quality |= NO_TRIAL | {"kind": "unknown", "reason": UNTRIED}
     entries, prefix = _choices(run, undo)
@@ -135,8 +135,11 @@ def _widen(run: PlacedRun, canary: Canary, tries: list[dict[str, Any]], why: str
     for _ in range(max(1, canary.plan.retries)):
         scores = None if run.scores is None else run.scores.get(run.placement.score or "")
         ranked = None if scores is None else scores.ranked()
-        layers = wider(run.layers, run.placement.num_layers, ranked=ranked, min_entry=run.settings.min_entry)
-        adopt(run, layers, f"widened: {why}")
+        placement, min_entry = run.placement, run.settings.min_entry
+        layers = wider(
+            run.layers, placement.num_layers, ranked=ranked, min_entry=min_entry, adaptable=placement.adaptable
+        )
+        adopt(run, layers, f"widened: {why}", other_stacks="keep" if layers == run.layers else None)
         if run.placement.is_all or canary.plan.retries == 0:
             return None
         canary.forget_placed()
@@ -168,8 +171,8 @@ def _measurement(
         return _without_baseline(run)
     if not settings.measure:
         reason: str | None = "`measure` is off."
-    elif run.placement.is_all:
-        reason = "Every layer is adapted, so placed and all-layer steps are the same."
+    elif run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
+        reason = f"{every_layer(run.placement)} is adapted, so placed and all-layer steps are the same."
     else:
         reason = why_not_timed(run.host.trainer) or (None if canary else allowance.too_short())
         reason = CHANGED if reason is not None and budget is not None else reason

@@ -6,10 +6,11 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.allowance import Allowance
-from layercard.cost.predict import UnitCosts, predict_step
+from layercard.cost.predict import UnitCosts
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.guarding import Canary
 from layercard.pipeline.losses import why_not_judged
+from layercard.pipeline.outlook import predicted_step
 from layercard.pipeline.variants import why_not_timed
 from layercard.quality.budget import FEWEST_EXAMPLES, CanaryCosts, least_units, plan_canary
 from layercard.quality.verdict import unknown
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from layercard.cost.predict import StepPrediction
     from layercard.pipeline.entry_choice import EntryChoice
     from layercard.pipeline.session import PlacedRun
+    from layercard.placement.placement import LayerPlacement
 
 RETRIES = 2
 """How many widened placements `widen` may try."""
@@ -27,7 +29,16 @@ EXTRA_VARIANTS = 0.4
 PLANNED_FOR = 0.9
 """Share of the budget that is planned for; first steps are slower, and batches, optimizers and copies take the rest."""
 BUILT_ON_FEWER = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
-ALL_LAYERS = "Every layer is adapted, which is all-layer LoRA itself."
+
+
+def all_layers(placement: LayerPlacement) -> str:
+    """Return why nothing is lost where the placement is all-layer LoRA."""
+    return f"{every_layer(placement)} is adapted, which is all-layer LoRA itself."
+
+
+def every_layer(placement: LayerPlacement) -> str:
+    """Return `Every layer`, as the layers that have adapters are called."""
+    return "Every layer" if placement.adaptable is None else "Every layer that has adapters"
 
 
 def choose_canary(
@@ -63,13 +74,8 @@ def choose_canary(
 
 def predicted(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
     """Return the predicted placed step beside the all-layer one, as this run trains."""
-    return predict_step(
-        run.placement.num_layers,
-        run.layers,
-        checkpointing=run.host.trainer.args.gradient_checkpointing,
-        gradient_entry=entries.obstacle is None,
-        recompute_above_entry=run.settings.checkpointing_above_entry == "keep",
-    )
+    model, args = run.host.model, run.host.trainer.args
+    return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle)
 
 
 def canary_costs(run: PlacedRun, entries: EntryChoice) -> CanaryCosts:
@@ -91,7 +97,7 @@ def _settled(run: PlacedRun, state: Any) -> dict[str, Any] | None:
     if not run.settings.guard:
         return unknown("`guard` is off.")
     if run.placement.is_all:
-        return unknown(ALL_LAYERS) | {"kind": "predicted", "share_kept": 1.0}
+        return unknown(all_layers(run.placement)) | {"kind": "predicted", "share_kept": 1.0}
     if run.begun_before is not None:
         return dict(run.begun_before.quality)
     if state.global_step > 0:

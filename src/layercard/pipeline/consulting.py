@@ -18,7 +18,7 @@ from layercard.anatomy.targets import find_targets, linear_names
 from layercard.cards.card import LayerCard
 from layercard.cards.differences import template_digest
 from layercard.cards.fingerprint import model_fingerprint, public_id
-from layercard.cards.query import SCORE, CardQuery, why_incomparable, why_unwelcome
+from layercard.cards.query import SCORE, CardQuery, same_model, why_incomparable, why_unwelcome
 from layercard.cards.transfer import CardChoice, TransferRules, transfer
 from layercard.errors import CardError, ModelError
 from layercard.pipeline.shelf import NOT_OF_THIS_MODEL, Shelf, may_speak, none_of
@@ -92,18 +92,20 @@ def consult(
     stack: LayerStack,
     *,
     target_modules: Sequence[str] | None = None,
+    adaptable: tuple[int, ...] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Consultation:
     """Return what cards may decide for a loaded model; settled before anything is probed.
 
-    `target_modules` (suffixes) stand in for adapters where there are none; `facts` are what `CardQuery.facts` holds.
+    `target_modules` (suffixes) stand in for adapters where there are none; `adaptable` are the layers that have adapters,
+    None for every layer; `facts` are what `CardQuery.facts` holds.
     Raises `CardError` where the user named a card that may not decide.
     """
     bare = bare_query(model.config, len(stack))
     if not may_speak(shelf, model.config, len(stack)):
         return Consultation(shelf, settings, bare, none_of(shelf, model.config))
     try:
-        query = card_query(model, stack, target_modules=target_modules, facts=facts)
+        query = replace(card_query(model, stack, target_modules=target_modules, facts=facts), adaptable=adaptable)
     except ModelError as error:
         if shelf.named:
             raise
@@ -192,7 +194,7 @@ def _why_none_may(shelf: Shelf, query: CardQuery, settings: PlacementSettings) -
             return None
         if shelf.named:
             raise _unfit(card, reason)
-        if apart is None:
+        if apart is None or same_model(card, query):
             kept_out.append(f"{card.key}: {reason}")
     return f"no Layer Card of this model may decide; {'; '.join(kept_out)}" if kept_out else NOT_OF_THIS_MODEL
 

@@ -6,37 +6,43 @@ inside `train()` (`session.py`). Where any of it fails, the trainer is left as i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
+from peft import PeftModel
 
 from layercard import plugins
-from layercard.anatomy.adapters import check_narrowable
+from layercard.anatomy.adaptable import adapted_layers, layers_holding
+from layercard.anatomy.adapters import adapter_sites, check_narrowable
+from layercard.anatomy.layers import PEFT_PREFIX
 from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
 from layercard.pipeline.consulting import consult, run_facts
+from layercard.pipeline.elsewhere import Trainables, decided, towers_to_shed
+from layercard.pipeline.looking import glance, look
 from layercard.pipeline.losses import refuse_nothing_to_learn
-from layercard.pipeline.probing import locate_layers, score
+from layercard.pipeline.outlook import Outlook
+from layercard.pipeline.probing import locate_layers
 from layercard.pipeline.resume import is_resuming, saved_placement
 from layercard.pipeline.session import PlacedRun
 from layercard.pipeline.shelf import open_shelf
-from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placement, needed_score
-from layercard.probing.run import run_probe
+from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placement, needed_score, only_some
 from layercard.report.announce import announce
+from layercard.report.elsewhere import elsewhere_lines
 from layercard.settings import PlacementSettings
 
 if TYPE_CHECKING:
     import pluggy
+    from torch import nn
 
     from layercard.anatomy.layers import LayerStack
     from layercard.hosts.protocol import Host
     from layercard.placement.placement import LayerPlacement
-    from layercard.probing.statistics import LayerStatistics, Need
+    from layercard.probing.statistics import LayerStatistics
     from layercard.scores.base import LayerScores
 
 EXAMPLES_FOR_A_LOOK = 8
@@ -81,27 +87,33 @@ def place(
     stack = locate_layers(host.model, wanted.layers_path, manager)
     refuse_nothing_to_learn(host)
     chosen = chosen or choose_layers(host, wanted, stack, manager)
-    placement, statistics = chosen.placement, chosen.statistics
+    statistics, adapted = chosen.statistics, [site.path for site in adapter_sites(host.model)]
+    placement = decided(chosen.placement, wanted, host.model, stack, adapted=adapted, resumed=chosen.reused)
+    towers, trainables = towers_to_shed(host.model, stack, placement), Trainables(host.model, stack)
     with ExitStack() as undo:
-        narrowing = narrow(host.model, stack, placement.layers)
+        narrowing = narrow(host.model, stack, placement.layers, shed_towers=towers)
         undo.callback(narrowing.undo)
-        verify_placement(host.model, stack, placement.layers)
+        verify_placement(host.model, stack, placement.layers, shed_towers=towers)
         run = PlacedRun(
             host, stack, placement, narrowing, wanted,
             probe_seconds=statistics.seconds if statistics else 0.0, statistics=statistics, scores=chosen.scores,
+            trainables=trainables,
         )  # fmt: skip
         run.attach()  # before the file: a placement that ranks do not share must not be found by the next run
         undo.callback(run.detach)
         if trainer.is_world_process_zero():
             placement.save(host.output_dir / "placement.json")
         undo.pop_all()
+    units = estimate_unit_costs(host.model, stack)
+    outlook = Outlook.of(host.model, stack, placement, wanted, trainer.args, units)
     announce(
         placement,
         wanted,
-        checkpointing=trainer.args.gradient_checkpointing,
+        predicted=outlook.step,
+        obstacle=outlook.obstacle,
+        elsewhere=elsewhere_lines(run.elsewhere, stack.path.removeprefix(PEFT_PREFIX)),
         reused=chosen.reused,
         statistics=statistics,
-        units=estimate_unit_costs(host.model, stack),
         notes=chosen.notes,
     )
     manager.hook.after_placement(placement=placement)
@@ -131,14 +143,6 @@ def _refuse_late(host: Host) -> None:
         raise HostError("The trainer has wrapped its model already. Call `place` before `train()`.")
 
 
-def _plan_first(host: Host) -> str:
-    name = getattr(host.model.config, "_name_or_path", None) or "MODEL"
-    return (
-        f"Choose the layers beforehand, `layercard plan {name} --dataset DATA -o placement.json`, and give PEFT its "
-        "`layers` as `LoraConfig(layers_to_transform=[...])`."
-    )
-
-
 def choose_layers(
     host: Host,
     wanted: PlacementSettings,
@@ -149,74 +153,45 @@ def choose_layers(
 ) -> Chosen:
     """Return an earlier run's placement where there is one; else probe where the choice needs it, and choose.
 
-    `auto` takes what matching Layer Cards lead to, and goes by depth where none matches.
+    `auto` takes what matching Layer Cards lead to, and goes by depth where none matches. Every choice is among the layers that
+    have adapters.
 
     `target_modules` (suffixes) stand in for adapters where the model has none yet. Raises as `place` does.
     """
+    adaptable = only_some(_adaptable(host.model, stack, target_modules), len(stack))
     placement = saved_placement(host, wanted, len(stack))
     if placement is not None:
-        return Chosen(placement, reused=True)
+        return Chosen(placement.among(adaptable), reused=True)
     strategies = plugins.strategies(manager)
     needed = needed_score(wanted, strategies)
-    check_depth(wanted, len(stack))
+    check_depth(wanted, len(stack), adaptable)
     name = needed or (DEFAULT_SCORE if wanted.is_auto else None)
     if name is None:
-        return Chosen(choose_placement(wanted, len(stack), strategies=strategies))
+        return Chosen(choose_placement(wanted, len(stack), strategies=strategies, adaptable=adaptable))
     consultation = None
     if wanted.consults_cards:
         shelf, facts = open_shelf(wanted, manager), run_facts(host)
-        consultation = consult(shelf, wanted, host.model, stack, target_modules=target_modules, facts=facts)
-    thorough = needed is not None or (consultation is not None and consultation.worth_probing)
+        consultation = consult(
+            shelf, wanted, host.model, stack, target_modules=target_modules, adaptable=adaptable, facts=facts
+        )
+    asks_card = consultation is not None and consultation.worth_probing
+    thorough = needed is not None or asks_card
+    decides = needed is not None or (asks_card and wanted.cards is not None)
     examples = wanted.probe_examples if thorough else min(wanted.probe_examples, EXAMPLES_FOR_A_LOOK)
-    statistics = _probe(host, wanted, stack, plugins.scorers(manager)[name].needs, examples, target_modules)
-    scores = {name: score(statistics, name, manager)}
-    placement = choose_placement(wanted, len(stack), strategies=strategies, scores=scores)
+    seen = (look if decides else glance)(
+        host, wanted, stack, manager, name, examples=examples, target_modules=target_modules
+    )
+    placement = choose_placement(wanted, len(stack), strategies=strategies, scores=seen.scores, adaptable=adaptable)
+    if seen.failure is not None:
+        return Chosen(placement, notes=(seen.failure,))
     if consultation is None:
-        return Chosen(placement, statistics, scores)
-    decision = consultation.decide(scores[DEFAULT_SCORE], placement)
-    return Chosen(decision.placement, statistics, scores, notes=decision.notes)
+        return Chosen(placement, seen.statistics, seen.scores)
+    decision = consultation.decide(seen.scores[DEFAULT_SCORE], placement)
+    return Chosen(decision.placement, seen.statistics, seen.scores, notes=decision.notes)
 
 
-def _probe(
-    host: Host,
-    wanted: PlacementSettings,
-    stack: LayerStack,
-    needs: Iterable[Need],
-    examples: int,
-    target_modules: Sequence[str] | None,
-) -> LayerStatistics:
-    batches = host.probe_batches(examples, wanted.probe_batch_size, wanted.random_seed)
-    with _on_training_device(host):
-        return run_probe(
-            host.model,
-            batches,
-            stack=stack,
-            needs=needs,
-            loss=host.loss,
-            objective=host.objective,
-            target_modules=target_modules,
-            rank=wanted.probe_rank,
-            seed=wanted.random_seed,
-            checkpointing=host.trainer.args.gradient_checkpointing,
-        )
-
-
-@contextmanager
-def _on_training_device(host: Host) -> Iterator[None]:
-    """Hold the model on the device that trains it: under FSDP and DeepSpeed it is still on the CPU before `train()`."""
-    model, device = host.model, host.device
-    if device.type != "cuda" or any(p.device.type != "cpu" for p in model.parameters()):
-        yield
-        return
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    free, _ = torch.cuda.mem_get_info(device)
-    if size > 0.8 * free:
-        raise HostError(
-            f"The unsharded model has {size / 2**30:.0f} GiB and {device} has {free / 2**30:.0f} GiB free, so it cannot be "
-            f"probed before it is sharded. {_plan_first(host)}"
-        )
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to("cpu")
+def _adaptable(model: nn.Module, stack: LayerStack, target_modules: Sequence[str] | None) -> tuple[int, ...]:
+    """The layers that have adapters, or will have them where there are none yet."""
+    if isinstance(model, PeftModel):
+        return adapted_layers(model, stack)
+    return layers_holding(model, stack, target_modules)

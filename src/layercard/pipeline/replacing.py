@@ -11,23 +11,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from layercard.anatomy.narrow import narrow
-from layercard.anatomy.verify import verify_placement
 from layercard.hosts.optimizers import renew_optimizer
+from layercard.pipeline.elsewhere import towers_to_shed
 from layercard.pipeline.ranks import check_ranks_agree
 from layercard.pipeline.resume import GUARDED, NAME
 
 if TYPE_CHECKING:
     from layercard.pipeline.session import PlacedRun
+    from layercard.settings.checks import OtherStacks
 
 
-def adopt(run: PlacedRun, layers: Sequence[int], reason: str) -> None:
-    """Adapt `layers` from now on, each with the adapter values that it had when the host made them."""
+def adopt(run: PlacedRun, layers: Sequence[int], reason: str, *, other_stacks: OtherStacks | None = None) -> None:
+    """Adapt `layers` from now on, each with the adapter values that it had when the host made them.
+
+    `other_stacks` says what becomes of adapters on those, None leaves it as it was.
+    """
     run.narrowing.undo()
-    run.narrowing = narrow(run.host.model, run.stack, layers)
+    if run.placement.other_stacks is not None and other_stacks is not None:
+        run.placement = replace(run.placement, other_stacks=other_stacks)
+    towers = towers_to_shed(run.host.model, run.stack, run.placement)
+    run.narrowing = narrow(run.host.model, run.stack, layers, shed_towers=towers)
     run.placement = replace(
         run.placement, layers=run.narrowing.layers, strategy=GUARDED, reason=reason, evidence="none", cards=()
     )
-    verify_placement(run.host.model, run.stack, run.layers)
+    run.verify()
 
 
 def settle(run: PlacedRun, max_steps: int) -> None:

@@ -34,6 +34,7 @@ class RunFacts:
     quality: dict[str, Any]
     device: torch.device
     planned_steps: int
+    elsewhere: list[dict[str, Any]]
     steps_each: int
     """Micro-batches in one optimizer step."""
     probe_seconds: float
@@ -72,6 +73,8 @@ def make_report(facts: RunFacts) -> SpeedupReport:
     bare = SpeedupReport(
         layers=facts.placement.layers,
         num_layers=facts.placement.num_layers,
+        adaptable=facts.placement.every_layer,
+        elsewhere=facts.elsewhere,
         step_speedup=ratio.value if ratio else None,
         interval=(ratio.low, ratio.high) if ratio else None,
         interval_coverage=ratio.coverage if ratio else None,

@@ -66,7 +66,7 @@ def _refuse_conflict(placement: LayerPlacement, settings: PlacementSettings, pat
 
 def _conflicts(placement: LayerPlacement, settings: PlacementSettings) -> Iterator[tuple[str, object]]:
     """Yield each setting that the saved placement contradicts."""
-    count, depth = len(placement.layers), placement.num_layers
+    count, depth = len(placement.layers), len(placement.every_layer)
     if settings.indices is not None and tuple(sorted(settings.indices)) != placement.layers:
         yield "indices", settings.indices
     if settings.placement_path is not None:
@@ -81,5 +81,7 @@ def _conflicts(placement: LayerPlacement, settings: PlacementSettings) -> Iterat
         yield "num_layers", settings.num_layers
     if settings.fraction is not None and abs(settings.fraction * depth - count) > 1:
         yield "fraction", settings.fraction
+    if settings.other_stacks is not None and placement.other_stacks not in (None, settings.other_stacks):
+        yield "other_stacks", repr(settings.other_stacks)
     if settings.min_entry > placement.entry:
         yield "min_entry", settings.min_entry

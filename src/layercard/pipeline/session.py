@@ -26,6 +26,7 @@ from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError, QualityError
 from layercard.pipeline.beginning import begin
 from layercard.pipeline.checkpoints import LoadedAdapters
+from layercard.pipeline.elsewhere import towers_to_shed
 from layercard.pipeline.forecasting import forecast
 from layercard.pipeline.identity import now, run_identity
 from layercard.pipeline.publishing import Publisher
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from layercard.anatomy.layers import LayerStack
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
+    from layercard.pipeline.elsewhere import Trainables
     from layercard.pipeline.entry_choice import EntryChoice
     from layercard.pipeline.prefix_choice import PrefixChoice
     from layercard.placement.placement import LayerPlacement
@@ -68,6 +70,7 @@ class PlacedRun:
         probe_seconds: float = 0.0,
         statistics: LayerStatistics | None = None,
         scores: Mapping[str, LayerScores] | None = None,
+        trainables: Trainables | None = None,
     ) -> None:
         self.host, self.stack, self.placement = host, stack, placement
         self.narrowing, self.settings, self.probe_seconds = narrowing, settings, probe_seconds
@@ -75,6 +78,7 @@ class PlacedRun:
         self.identity: dict[str, Any] = {}
         self.units = UnitCosts()
         self.publisher = Publisher(host)
+        self._trainables = trainables
         self._report: SpeedupReport | None = None
         self._callback: _InsideTraining | None = None
 
@@ -82,6 +86,16 @@ class PlacedRun:
     def layers(self) -> tuple[int, ...]:
         """The adapted layers, ascending, numbered from 0 at the input."""
         return self.placement.layers
+
+    @property
+    def elsewhere(self) -> list[dict[str, Any]]:
+        """What trains, or was taken out, outside the placed stack; `Elsewhere` of `elsewhere.py` has the keys."""
+        return [] if self._trainables is None else [part.to_dict() for part in self._trainables.elsewhere()]
+
+    def verify(self) -> None:
+        """Raise `PlacementError` unless exactly what was placed trains."""
+        towers = towers_to_shed(self.host.model, self.stack, self.placement)
+        verify_placement(self.host.model, self.stack, self.layers, shed_towers=towers)
 
     @property
     def report(self) -> SpeedupReport:
@@ -149,7 +163,7 @@ class _InsideTraining(TrainerCallback):
         self.leave()  # a previous train() may have ended in an exception, or be retried with smaller batches
         began, started = time.perf_counter(), now()
         run = self._run
-        verify_placement(run.host.model, run.stack, run.layers)
+        run.verify()
         if state.global_step > 0:
             self._loaded.check(run.host, state.global_step)
         check_ranks_agree(run.placement)
@@ -160,6 +174,7 @@ class _InsideTraining(TrainerCallback):
         self._prefix = begun.prefix
         self._facts = RunFacts(
             placement=run.placement,
+            elsewhere=run.elsewhere,
             measurement=begun.measurement,
             quality=begun.quality,
             device=run.host.device,

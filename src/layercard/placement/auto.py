@@ -8,7 +8,8 @@ table 4: Llama-2-7B on GSM8K, 8.8 at best against 20.2 for all-layer LoRA), so `
     balanced    a third         uniform over the upper two thirds
     speed       a quarter       the last ones
 
-Shares are rounded up. The choice rests on depth and cost; its quality is unproven, and the reason says so.
+Shares are rounded up, and count among the layers that have adapters. The choice rests on depth and cost; its quality is
+unproven, and the reason says so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ QUALITY_UNPROVEN = "quality is unproven: no Layer Card for this model and data w
 
 @dataclass(frozen=True)
 class AutoRule:
-    """What `auto` does under one `prefer`: adapt `share` of all layers, none below `lowest_share` of the depth."""
+    """What `auto` does under one `prefer`: adapt `share` of the layers, none of the lowest `lowest_share` of them."""
 
     share: float
     lowest_share: float
@@ -36,7 +37,7 @@ class AutoRule:
         return max(1, math.ceil(num_layers * self.share - 1e-9))
 
     def lowest(self, num_layers: int) -> int:
-        """Return the lowest layer that it may adapt."""
+        """Return how many of the lowest layers it leaves alone."""
         return int(num_layers * self.lowest_share + 1e-9)
 
 
@@ -52,12 +53,13 @@ def auto_request(request: StrategyRequest, prefer: Prefer, count: int | None) ->
 
     A `count` that was asked for wins over the lowest layer of `prefer`; `min_entry` wins over both.
     """
-    rule = RULES[prefer]
-    lowest = max(request.min_entry, rule.lowest(request.num_layers))
+    rule, layers = RULES[prefer], request.adapted
+    first = len(layers) - len(request.candidates)  # `min_entry` leaves out the lowest ones
+    lowest = max(first, rule.lowest(len(layers)))
     if count is None:
-        count = min(rule.count(request.num_layers), request.num_layers - lowest)
-    lowest = max(request.min_entry, min(lowest, request.num_layers - count))
-    return replace(request, min_entry=lowest, count=count)
+        count = min(rule.count(len(layers)), len(layers) - lowest)
+    lowest = max(first, min(lowest, len(layers) - count))
+    return replace(request, min_entry=layers[lowest], count=count)
 
 
 def choose_auto(request: StrategyRequest, prefer: Prefer) -> tuple[int, ...]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
-from layercard.errors import PlacementError, SettingsError
+import numpy as np
+
+from layercard.anatomy.words import describe, how_many
+from layercard.errors import PlacementError, ProbeError, SettingsError
 from layercard.placement.auto import QUALITY_UNPROVEN, RULES, auto_request, choose_auto
-from layercard.placement.placement import LayerPlacement
+from layercard.placement.placement import LayerPlacement, without_adapters
 from layercard.placement.strategies import Strategy, StrategyRequest
 from layercard.plugins import Registry
 from layercard.scores.base import LayerScores
@@ -20,7 +24,7 @@ from layercard.settings import PlacementSettings
 
 DEFAULT_SCORE = "resnorm"
 DEFAULT_SHARE = 1 / 3
-"""The share of all layers, rounded up, that a strategy adapts where no number is given."""
+"""The share of the layers that have adapters, rounded up, that a strategy adapts where no number is given."""
 DEFAULT_THRESHOLD = 0.75
 """The threshold of `cumulative` where none is given: act-lora.txt, section 7.2, finds its best k at 75%."""
 _CUMULATIVE = "cumulative"
@@ -48,30 +52,42 @@ def choose_placement(
     *,
     strategies: Registry[Strategy],
     scores: Mapping[str, LayerScores] | None = None,
+    adaptable: tuple[int, ...] | None = None,
 ) -> LayerPlacement:
     """Return the layers that `settings` choose among layers 0 … `num_layers` - 1, with the reason for people.
 
-    `scores` holds at least the score that `needed_score` names. Without a number a strategy adapts a third of the
-    layers. Raises `SettingsError` where settings do not fit the depth, `PlacementError` where a saved placement does not
-    fit the model or a strategy's answer cannot be used.
+    `scores` holds at least the score that `needed_score` names; `adaptable` are the layers that have adapters, ascending
+    (None: every layer), and all choices are among those. Without a number a strategy adapts a third of them. Raises
+    `SettingsError` where settings do not fit the depth, `PlacementError` where a saved placement does not fit the model or
+    a strategy's answer cannot be used, `ProbeError` where the score of a layer is undefined.
     """
     score = needed_score(settings, strategies)
+    adaptable = only_some(adaptable, num_layers)
     if settings.placement_path is not None:
-        return LayerPlacement.load(settings.placement_path).fit(num_layers)
+        return LayerPlacement.load(settings.placement_path).fit(num_layers).among(adaptable)
     if settings.indices is not None:
-        return _from_indices(settings.indices, num_layers)
-    request = _request(settings, num_layers, None if score is None else (scores or {})[score])
+        return _from_indices(settings.indices, num_layers, adaptable)
+    request = _request(settings, num_layers, None if score is None else (scores or {})[score], adaptable)
     if settings.strategy is None:
         return _from_auto(settings, request)
     return _from_strategy(strategies[settings.strategy], request, strategies.owner(settings.strategy))
 
 
-def check_depth(settings: PlacementSettings, num_layers: int) -> None:
-    """Raise `SettingsError` where `settings` do not fit the depth; worth asking before a probe."""
+def check_depth(settings: PlacementSettings, num_layers: int, adaptable: tuple[int, ...] | None = None) -> None:
+    """Raise `SettingsError` where `settings` do not fit the depth, or the layers that have adapters (None: every layer).
+
+    Worth asking before a probe.
+    """
+    adaptable = only_some(adaptable, num_layers)
     if settings.indices is not None:
-        _from_indices(settings.indices, num_layers)
+        _from_indices(settings.indices, num_layers, adaptable)
     elif settings.placement_path is None:
-        _request(settings, num_layers, None)
+        _request(settings, num_layers, None, adaptable)
+
+
+def only_some(layers: tuple[int, ...] | None, num_layers: int) -> tuple[int, ...] | None:
+    """Return `layers`, or None where they are every layer."""
+    return None if layers is not None and len(layers) == num_layers else layers
 
 
 def _chooser(settings: PlacementSettings) -> str:
@@ -96,67 +112,98 @@ def _check_threshold(settings: PlacementSettings) -> None:
         )
 
 
-def _request(settings: PlacementSettings, num_layers: int, scores: LayerScores | None) -> StrategyRequest:
+def _request(
+    settings: PlacementSettings, num_layers: int, scores: LayerScores | None, adaptable: tuple[int, ...] | None
+) -> StrategyRequest:
     """Return the request; `count` is the number asked for, or the default one."""
-    if settings.min_entry >= num_layers:
-        raise SettingsError(
-            f"`min_entry` is {settings.min_entry}, and the model has layers 0–{num_layers - 1}. Choose one of those."
-        )
-    available = num_layers - settings.min_entry
-    count = asked_count(settings, num_layers)
-    if count is not None and count > available:
-        below = f", of which `min_entry` ({settings.min_entry}) leaves {available}" if settings.min_entry else ""
-        field = "num_layers" if settings.num_layers is not None else "fraction"
-        value = settings.num_layers if settings.num_layers is not None else settings.fraction
-        raise SettingsError(
-            f"`{field}` is {value}, which asks for {count} layers; the model has {num_layers}{below}. Ask for at most "
-            f"{available}."
-        )
-    default = min(available, math.ceil(num_layers * DEFAULT_SHARE - 1e-9))
-    return StrategyRequest(
+    request = StrategyRequest(
         num_layers=num_layers,
-        count=default if count is None else count,
+        count=1,
         scores=scores,
         min_entry=settings.min_entry,
         seed=settings.random_seed,
         cumulative_threshold=settings.cumulative_threshold or DEFAULT_THRESHOLD,
+        adaptable=adaptable,
+    )
+    if not request.candidates:
+        have = "" if adaptable is None else f", of which {describe(adaptable, num_layers)} have adapters"
+        raise SettingsError(
+            f"`min_entry` is {settings.min_entry}, and the model has layers 0–{num_layers - 1}{have}. Choose one of those."
+        )
+    _refuse_undefined(request)
+    count = asked_count(settings, len(request.adapted))
+    if count is None:
+        count = min(len(request.candidates), math.ceil(len(request.adapted) * DEFAULT_SHARE - 1e-9))
+    elif count > len(request.candidates):
+        raise _too_many(settings, request, count)
+    return replace(request, count=count)
+
+
+def _too_many(settings: PlacementSettings, request: StrategyRequest, count: int) -> SettingsError:
+    available, depth = len(request.candidates), request.num_layers
+    below = f", of which `min_entry` ({settings.min_entry}) leaves {available}" if settings.min_entry else ""
+    field = "num_layers" if settings.num_layers is not None else "fraction"
+    value = settings.num_layers if settings.num_layers is not None else settings.fraction
+    has = f"{depth}" if request.adaptable is None else f"{depth}, and {len(request.adapted)} of them have adapters"
+    return SettingsError(
+        f"`{field}` is {value}, which asks for {count} layers; the model has {has}{below}. Ask for at most {available}."
     )
 
 
+def _refuse_undefined(request: StrategyRequest) -> None:
+    """The probe vouches for the layers that it read; others may have adapters where it cannot look."""
+    if request.scores is None:
+        return
+    bad = [layer for layer in request.candidates if not np.isfinite(request.scores.importance[layer])]
+    if bad:
+        raise ProbeError(
+            f"The score `{request.scores.name}` is undefined for {describe(bad, request.num_layers)}: the probe reads linear "
+            "modules, and the adapters there sit on something else. Use a strategy by depth, or choose layers by hand."
+        )
+
+
 def asked_count(settings: PlacementSettings, num_layers: int) -> int | None:
-    """Return the number of layers that was asked for, a `fraction` rounded to the nearest and never to none."""
+    """Return the number of layers that was asked for, a `fraction` rounded to the nearest and never to none.
+
+    A fraction is of `num_layers`, the number of layers that have adapters.
+    """
     if settings.fraction is not None:
         return max(1, math.floor(settings.fraction * num_layers + 0.5))
     return settings.num_layers
 
 
-def _from_indices(indices: list[int], num_layers: int) -> LayerPlacement:
+def _from_indices(indices: list[int], num_layers: int, adaptable: tuple[int, ...] | None) -> LayerPlacement:
     outside = [layer for layer in indices if layer >= num_layers]
     if outside:
         raise SettingsError(
             f"`indices` holds layer {outside[0]}, and the model has layers 0–{num_layers - 1}. Choose among those."
         )
+    bare = [] if adaptable is None else sorted(set(indices) - set(adaptable))
+    if bare and adaptable is not None:
+        raise SettingsError(f"`indices` holds {without_adapters(bare, adaptable, num_layers)}")
+    many = "" if adaptable is None else f", {how_many(len(indices), num_layers, adaptable)}"
     return LayerPlacement(
         layers=tuple(sorted(indices)),
         num_layers=num_layers,
         strategy="indices",
         score=None,
-        reason="these layers were given",
+        reason=f"these layers were given{many}",
+        adaptable=adaptable,
     )
 
 
 def _from_auto(settings: PlacementSettings, request: StrategyRequest) -> LayerPlacement:
-    asked = asked_count(settings, request.num_layers) is not None
+    asked = asked_count(settings, len(request.adapted)) is not None
     narrowed = auto_request(request, settings.prefer, request.count if asked else None)
     layers = choose_auto(narrowed, settings.prefer)
-    many = f"{len(layers)} of {request.num_layers} layers"
     return LayerPlacement(
         layers=layers,
         num_layers=request.num_layers,
         strategy="auto",
         score=None,
-        reason=f"`auto` leaning to {settings.prefer}: {many}, {RULES[settings.prefer].where}"
+        reason=f"`auto` leaning to {settings.prefer}: {_many(layers, request)}, {RULES[settings.prefer].where}"
         f"{_above(settings.min_entry)}; {QUALITY_UNPROVEN}",
+        adaptable=request.adaptable,
     )
 
 
@@ -170,8 +217,13 @@ def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> 
         num_layers=request.num_layers,
         strategy=strategy.name,
         score=score,
-        reason=f"strategy `{strategy.name}` {by}: {len(layers)} of {request.num_layers} layers{share}{_above(request.min_entry)}",
+        reason=f"strategy `{strategy.name}` {by}: {_many(layers, request)}{share}{_above(request.min_entry)}",
+        adaptable=request.adaptable,
     )
+
+
+def _many(layers: tuple[int, ...], request: StrategyRequest) -> str:
+    return how_many(len(layers), request.num_layers, request.adaptable)
 
 
 def _above(min_entry: int) -> str:
@@ -182,8 +234,11 @@ def _checked(strategy: Strategy, request: StrategyRequest, layers: tuple[int, ..
     """Return the strategy's answer where it can be used; the number is the strategy's own business."""
     fits = all(layer in request.candidates for layer in layers)
     if not layers or not fits or list(layers) != sorted(set(layers)):
+        within = f"within {request.min_entry}–{request.num_layers - 1}"
+        if request.adaptable is not None:
+            within = f"among the request's candidates {list(request.candidates)}, which have adapters"
         raise PlacementError(
             f"The strategy `{strategy.name}` of the plugin `{owner}` chose {list(layers)}. Layers are ascending, each once, "
-            f"within {request.min_entry}–{request.num_layers - 1}. This is the plugin's mistake; use another `strategy`."
+            f"{within}. This is the plugin's mistake; use another `strategy`."
         )
     return tuple(int(layer) for layer in layers)

@@ -6,10 +6,8 @@ from layercard.placement.placement import LayerPlacement
 
 
 def learning_rate_hint(placement: LayerPlacement) -> str | None:
-    """Return the hint that fewer layers often want a higher learning rate or rank; None where every layer is adapted."""
-    if placement.is_all:
+    """Return the hint that fewer layers often want a higher learning rate or rank; None where none was left out."""
+    if placement.layers == placement.every_layer:
         return None
-    return (
-        f"With {len(placement.layers)} of {placement.num_layers} layers adapted, a higher learning rate or rank than for "
-        "all-layer LoRA is often wanted."
-    )
+    many = placement.many if placement.adaptable is None else f"{placement.many},"
+    return f"With {many} adapted, a higher learning rate or rank than for all-layer LoRA is often wanted."

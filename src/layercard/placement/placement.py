@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from layercard.anatomy.words import describe, how_many
 from layercard.errors import PlacementError
 from layercard.files import json_text, write_text
+from layercard.settings.checks import OtherStacks
 
 SCHEMA_VERSION = 1
 Evidence = Literal["measured card", "published", "predicted", "none"]
@@ -31,6 +33,10 @@ class LayerPlacement:
     expected: Mapping[str, Any] | None = field(default=None, hash=False)
     """What the `cards` lead one to expect, as JSON: `outcome`, `share_kept` of all-layer LoRA's gain in `metric`,
     `step_seconds_ratio`, `peak_memory_ratio` (both over all-layer LoRA), and each card's correlation; None without cards."""
+    adaptable: tuple[int, ...] | None = None
+    """The layers that have adapters, ascending; None: every layer."""
+    other_stacks: OtherStacks | None = None
+    """What becomes of adapters on other stacks of the model; None: it has no other stack."""
 
     def __post_init__(self) -> None:
         outside = [i for i in self.layers if not 0 <= i < self.num_layers]
@@ -49,9 +55,29 @@ class LayerPlacement:
         return self.layers[0]
 
     @property
+    def every_layer(self) -> tuple[int, ...]:
+        """What all-layer LoRA adapts: every layer that has adapters."""
+        return tuple(range(self.num_layers)) if self.adaptable is None else self.adaptable
+
+    @property
     def is_all(self) -> bool:
-        """Whether every layer is adapted."""
-        return len(self.layers) == self.num_layers
+        """Whether it is all-layer LoRA itself: every layer that has adapters, and no other stack shed."""
+        return self.layers == self.every_layer and self.other_stacks != "shed"
+
+    @property
+    def many(self) -> str:
+        """How many layers are adapted, for people."""
+        return how_many(len(self.layers), self.num_layers, self.adaptable)
+
+    def among(self, adaptable: tuple[int, ...] | None) -> LayerPlacement:
+        """Return itself for a model that has adapters in `adaptable` (None: every layer) alone.
+
+        Raises `PlacementError` where the model has none in a layer that is to be adapted.
+        """
+        bare = sorted(set(self.layers) - set(self.every_layer if adaptable is None else adaptable))
+        if bare and adaptable is not None:
+            raise PlacementError(f"The placement adapts {without_adapters(bare, adaptable, self.num_layers)}")
+        return replace(self, adaptable=adaptable)
 
     def digest(self) -> str:
         """Return a hash of the chosen layers, the same on every rank that chose the same."""
@@ -59,7 +85,8 @@ class LayerPlacement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what placement.json holds."""
-        return asdict(self) | {"layers": list(self.layers), "cards": list(self.cards)}
+        adaptable = None if self.adaptable is None else list(self.adaptable)
+        return asdict(self) | {"layers": list(self.layers), "cards": list(self.cards), "adaptable": adaptable}
 
     def save(self, path: Path) -> None:
         """Write placement.json atomically."""
@@ -86,11 +113,19 @@ class LayerPlacement:
         expected = values.get("expected")
         if expected is not None and not isinstance(expected, dict):
             raise PlacementError(f"{source}: `expected` is {expected!r}; it is a JSON object, or null.")
+        adaptable = values.get("adaptable")
+        if adaptable is not None and not (isinstance(adaptable, list) and all(type(i) is int for i in adaptable)):
+            raise PlacementError(f"{source}: `adaptable` is {adaptable!r}; it is a list of whole numbers, or null.")
+        others = values.get("other_stacks")
+        if others not in (None, "shed", "keep"):
+            raise PlacementError(f"{source}: `other_stacks` is {others!r}; it is `shed`, `keep` or null.")
         return cls(
             **(known | {"layers": tuple(known["layers"])}),
             evidence=values.get("evidence", "none"),
             cards=tuple(values.get("cards", ())),
             expected=expected,
+            adaptable=None if adaptable is None else tuple(adaptable),
+            other_stacks=others,
         )
 
     @classmethod
@@ -118,6 +153,14 @@ class LayerPlacement:
                 "model with `layercard plan`."
             )
         return replace(self)
+
+
+def without_adapters(bare: Collection[int], adaptable: Collection[int], num_layers: int) -> str:
+    """Return what to say of layers that hold no adapter, with those that do."""
+    return (
+        f"{describe(bare, num_layers)}, where the model has no adapters; it has them in {describe(adaptable, num_layers)}. "
+        "Choose among those, or widen `target_modules` or `layers_to_transform`."
+    )
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -13,7 +13,7 @@ nothing of settings: `choose.py` turns them into a request and checks the answer
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -28,10 +28,11 @@ By: TypeAlias = Literal["score", "depth", "chance"]
 
 @dataclass(frozen=True)
 class StrategyRequest:
-    """What a strategy is asked: `count` layers out of `min_entry` … `num_layers` - 1.
+    """What a strategy is asked: `count` layers out of `candidates`.
 
-    `count` is already known to fit. `scores` is there exactly where the strategy declares `by = "score"`.
-    `cumulative_threshold` is a share in (0, 1], read by `cumulative` alone. `seed` is for strategies by chance.
+    Candidates are the layers from `min_entry` up that have adapters: all of `min_entry` … `num_layers` - 1 in most models, one
+    in four in many hybrid ones. `count` is already known to fit. `scores` is there exactly where the strategy declares
+    `by = "score"`. `cumulative_threshold` is a share in (0, 1], read by `cumulative` alone. `seed` is for strategies by chance.
     """
 
     num_layers: int
@@ -40,21 +41,34 @@ class StrategyRequest:
     min_entry: int = 0
     seed: int = 0
     cumulative_threshold: float = 0.75
+    adaptable: tuple[int, ...] | None = None
+    """The layers that have adapters, ascending; None: every layer."""
 
     @property
-    def candidates(self) -> range:
+    def adapted(self) -> Sequence[int]:
+        """The layers that have adapters, ascending; shares and thirds count among them."""
+        return range(self.num_layers) if self.adaptable is None else self.adaptable
+
+    @property
+    def candidates(self) -> Sequence[int]:
         """The layers that may be chosen, ascending."""
-        return range(self.min_entry, self.num_layers)
+        if self.adaptable is None:
+            return range(self.min_entry, self.num_layers)
+        return tuple(layer for layer in self.adaptable if layer >= self.min_entry)
 
     @property
     def importance(self) -> Array:
-        """(layers,) importance; raises `PluginError` where the strategy did not declare that it needs scores."""
+        """(layers,) importance, NaN where a layer has no adapters.
+
+        Raises `PluginError` where the strategy did not declare that it needs scores.
+        """
         return self._given().importance
 
     @property
     def ranked(self) -> list[int]:
         """The candidates by falling importance; raises `PluginError` like `importance`."""
-        return [layer for layer in self._given().ranked() if layer >= self.min_entry]
+        allowed = set(self.candidates)
+        return [layer for layer in self._given().ranked() if layer in allowed]
 
     def _given(self) -> LayerScores:
         if self.scores is None:
@@ -142,20 +156,21 @@ def last(request: StrategyRequest) -> list[int]:
 
 
 def uniform(request: StrategyRequest) -> list[int]:
-    """Pick the centres of `count` equal bins between `min_entry` and the last layer.
+    """Pick the centres of `count` equal bins of the candidates.
 
     A centre between two layers goes to the deeper one. Bins narrower than two layers would put layer 0 in, and with it
-    the whole depth into backpropagation; they start at layer 1 instead, so that layer 0 is adapted only where every
-    layer is.
+    the whole depth into backpropagation; they start at the next candidate instead, so that layer 0 is adapted only where
+    every candidate is.
     """
-    layers = _centres(request.min_entry, request.num_layers, request.count)
-    if layers[0] == 0 and request.count < request.num_layers:
-        layers = _centres(1, request.num_layers, request.count)
-    return layers
+    candidates = request.candidates
+    places = _centres(0, len(candidates), request.count)
+    if candidates[places[0]] == 0 and request.count < len(candidates):
+        places = _centres(1, len(candidates), request.count)
+    return [candidates[place] for place in places]
 
 
 def _centres(start: int, stop: int, count: int) -> list[int]:
-    # layer i covers [i, i + 1); integers, so that no rounding moves a centre that falls on a boundary
+    # place i covers [i, i + 1); integers, so that no rounding moves a centre that falls on a boundary
     return [start + (2 * j + 1) * (stop - start) // (2 * count) for j in range(count)]
 
 

@@ -60,9 +60,10 @@ class Trace:
             if self.backward or "energy" in self._needs:
                 for hook in self._targets:
                     _register(hooks, hook.target.module, hook)
+            read = {hook.target.layer for hook in self._targets}  # hybrid models have no attention in the others
             for layer, module in enumerate(self.layers):
                 hooks.callback(module.register_forward_pre_hook(StreamHook(self, layer), with_kwargs=True).remove)
-                if "attention_norms" in self._needs:
+                if "attention_norms" in self._needs and layer in read:
                     _register(hooks, attention_block(module), AttentionHook(self, layer))
                 if self._needs & {"representations", "covariance"}:
                     _register(hooks, module, LayerHook(self, layer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layercard.anatomy.layers import describe
-from layercard.cost.predict import UnitCosts, predict_step
+from layercard.cost.predict import StepPrediction
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.probing.statistics import LayerStatistics
@@ -14,26 +14,26 @@ from layercard.report.lines import say
 from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
 
+LESS = 0.995
+"""Below this share of all-layer LoRA's step time the prediction is said even where every layer is adapted."""
+
 
 def announcement(
     placement: LayerPlacement,
     settings: PlacementSettings,
     *,
-    checkpointing: bool,
+    predicted: StepPrediction,
+    obstacle: str | None,
+    elsewhere: Sequence[str],
     reused: bool,
     statistics: LayerStatistics | None,
-    units: UnitCosts,
     notes: Sequence[str] = (),
 ) -> list[str]:
-    """Return the lines to say; `notes` are about the Layer Cards that were consulted."""
-    predicted = predict_step(
-        placement.num_layers,
-        placement.layers,
-        checkpointing=checkpointing,
-        gradient_entry=settings.gradient_entry,
-        recompute_above_entry=settings.checkpointing_above_entry != "off",
-        units=units,
-    )
+    """Return the lines to say.
+
+    Parameters: `predicted` is the step as this model will train, `obstacle` why backpropagation cannot end at the lowest
+    adapted layer, or None; `elsewhere` are lines about what trains outside the layers, `notes` about how they were chosen.
+    """
     lines = [f"Adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
     lines.extend(notes)
     if reused:
@@ -43,22 +43,30 @@ def announcement(
             f"Probed {statistics.examples} examples, {statistics.tokens:,} tokens, in {statistics.seconds:.1f} s."
         )
         lines.extend(f"Note: {note}." for note in statistics.notes)
-    if not placement.is_all:
-        lines.append(
-            f"Predicted: a step is {as_fast(predicted.speedup)} as with all-layer LoRA; "
-            + ("it is measured when training starts." if settings.measure else "`measure` is off.")
-        )
+    lines.extend(elsewhere)
+    if placement.entry > 0 and settings.gradient_entry and obstacle is not None:
+        lines.append(f"Backpropagation does not end at layer {placement.entry}, the lowest one adapted: {obstacle}")
+    if not placement.is_all or predicted.ratio < LESS:
+        lines.append(_step(placement, settings, predicted))
     return [*lines, *(line for line in (evidence_line(placement), learning_rate_hint(placement)) if line is not None)]
+
+
+def _step(placement: LayerPlacement, settings: PlacementSettings, predicted: StepPrediction) -> str:
+    """What the step time is expected to be, and what was left out of it."""
+    towers = "" if placement.other_stacks is None else ", the other stacks left out"
+    measured = "it is measured when training starts." if settings.measure else "`measure` is off."
+    return f"Predicted{towers}: a step is {as_fast(predicted.speedup)} as with all-layer LoRA; {measured}"
 
 
 def announce(
     placement: LayerPlacement,
     settings: PlacementSettings,
     *,
-    checkpointing: bool,
+    predicted: StepPrediction,
+    obstacle: str | None,
+    elsewhere: Sequence[str] = (),
     reused: bool,
     statistics: LayerStatistics | None,
-    units: UnitCosts,
     notes: Sequence[str] = (),
 ) -> None:
     """Say it on standard error."""
@@ -66,10 +74,11 @@ def announce(
         announcement(
             placement,
             settings,
-            checkpointing=checkpointing,
+            predicted=predicted,
+            obstacle=obstacle,
+            elsewhere=elsewhere,
             reused=reused,
             statistics=statistics,
-            units=units,
             notes=notes,
         )
     )

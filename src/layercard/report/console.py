@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from layercard.cost.speedup import SpeedupReport, StepCost, count_text, seconds_text, speedup_text
+from layercard.errors import one_of
+from layercard.report.elsewhere import beside
 from layercard.report.lines import drawn, say
 from layercard.report.verdict import QualityVerdict, verdict_of
 from layercard.report.words import layers_words, percent, times
@@ -15,7 +17,7 @@ from layercard.sizes import bytes_text
 def show(report: SpeedupReport, console: Console | None = None) -> None:
     """Print it to `console`, or to standard output; every line has layercard's prefix."""
     console = console or Console(highlight=False)
-    adapted = f"Adapted: {layers_words(report.layers, report.num_layers)}."
+    adapted = f"Adapted: {layers_words(report.layers, report.num_layers)}{beside(report.elsewhere)}."
     say([adapted, *verdict_of(report).lines(), *details(report), *drawn(table(report), console.width)], console)
 
 
@@ -44,7 +46,7 @@ def quality_cell(quality: QualityVerdict) -> str:
 
 def details(report: SpeedupReport) -> list[str]:
     """Return what stands beside the verdict: the cache's speedup, when costs are earned back, the steps observed."""
-    lines = []
+    lines = _baseline(report)
     if "step_speedup" in report.prefix_cache:
         speedup = report.prefix_cache["step_speedup"]
         lines.append(f"A step whose examples were seen before, their prefix cached, is {times(speedup)} as fast.")
@@ -52,4 +54,17 @@ def details(report: SpeedupReport) -> list[str]:
         lines.append(f"Probe and timing are earned back after {report.break_even_steps:,} steps.")
     if report.observed_step_seconds is not None:
         lines.append(f"Observed: {seconds_text(report.observed_step_seconds)} an optimizer step.")
+    return lines
+
+
+def _baseline(report: SpeedupReport) -> list[str]:
+    """Return what all-layer LoRA is here, where that is not plain: it is what the configuration would have trained."""
+    lines = []
+    if 0 < len(report.adaptable) < report.num_layers:
+        lines.append(
+            f"All-layer LoRA adapts the {len(report.adaptable)} layers, of {report.num_layers}, that have adapters."
+        )
+    shed = [part["where"] for part in report.elsewhere if not part["trains"]]
+    if shed:
+        lines.append(f"All-layer LoRA also adapts {one_of(shed)}, which the placed run does not.")
     return lines

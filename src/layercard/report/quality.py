@@ -12,7 +12,8 @@ from layercard.report.lines import say
 
 log = logging.getLogger("layercard")
 
-NOT_WORTH_SAYING = ("`guard` is off.", "Every layer is adapted, which is all-layer LoRA itself.")
+NOT_WORTH_SAYING = ("`guard` is off.", "which is all-layer LoRA itself.")
+"""Ends of reasons that a person knows already."""
 
 
 def say_quality(quality: Mapping[str, Any], placement: LayerPlacement, *, shown: bool) -> None:
@@ -32,7 +33,7 @@ def quality_lines(quality: Mapping[str, Any], placement: LayerPlacement) -> list
             f"{quality['share_in_trial']:.0%} of all-layer LoRA's gain in held-out loss, which predicts {_share(quality)} at "
             "the end of the run."
         )
-    elif quality["reason"] not in NOT_WORTH_SAYING:
+    elif not str(quality["reason"]).endswith(NOT_WORTH_SAYING):
         lines.append(f"Quality unknown: {quality['reason']}")
     if quality["reaction"] in ("all_layers", "widened"):
         tried = "; ".join(_tried(entry) for entry in quality["tried"])

@@ -1,7 +1,8 @@
 """Activation magnitude (act-lora.txt, Algorithm 1): the mean L2 norm per token of the attention block's output.
 
 The paper averages the means of mini-batches, which changes with the batch size where lengths differ; this is the mean
-over all tokens. Importance is min–max normalised over layers, as there. `activation_before` reads the block's input.
+over all tokens. Importance is min–max normalised over the layers that hold target modules, as there.
+`activation_before` reads the block's input.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from layercard.probing.statistics import Array, LayerStatistics, Need
-from layercard.scores.base import LayerScores
+from layercard.scores.base import LayerScores, where_scored
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class Activation:
         """Return the scores of all layers."""
         raw = statistics.attention_input_norm if self.before else statistics.attention_output_norm
         assert raw is not None
-        return LayerScores(self.name, min_max(raw), raw)
+        return LayerScores(self.name, min_max(where_scored(raw, statistics)), raw)
 
 
 def min_max(raw: Array) -> Array:
-    """Return `raw` scaled to [0, 1]; all ones where every layer is alike."""
-    span = raw.max() - raw.min()
-    return (raw - raw.min()) / span if span > 0 else np.ones_like(raw)
+    """Return `raw` scaled to [0, 1], NaN left out; ones where every layer is alike."""
+    lowest, highest = np.nanmin(raw), np.nanmax(raw)
+    return (raw - lowest) / (highest - lowest) if highest > lowest else np.where(np.isnan(raw), raw, 1.0)
 
 
 SCORERS = (Activation("activation", before=False), Activation("activation_before", before=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,16 +13,38 @@ from layercard.probing.statistics import Array, LayerStatistics, Need
 
 @dataclass(frozen=True)
 class LayerScores:
-    """One score of every layer: `importance` (higher = adapt first) beside the `raw` statistic it comes from."""
+    """One score of every layer: `importance` (higher = adapt first) beside the `raw` statistic it comes from.
+
+    Both are NaN where a layer holds no target module.
+    """
 
     name: str
     importance: Array
     raw: Array
 
     def ranked(self) -> list[int]:
-        """Return the layers by falling importance; the deeper one first where two are equal."""
-        depth = len(self.importance)
-        return sorted(range(depth), key=lambda i: (-self.importance[i], -i))
+        """Return the layers that have a score by falling importance; the deeper one first where two are equal."""
+        scored = np.flatnonzero(~np.isnan(self.importance)).tolist()
+        return sorted(scored, key=lambda i: (-self.importance[i], -i))
+
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """Return it as JSON holds it: null where a layer has no score."""
+        return {"importance": numbers(self.importance), "raw": numbers(self.raw)}
+
+
+def numbers(values: Array) -> list[float | None]:
+    """Return (layers,) values as JSON holds them: null for NaN."""
+    found = values.astype(object)
+    found[np.isnan(values)] = None
+    listed: list[float | None] = found.tolist()
+    return listed
+
+
+def where_scored(values: Array, statistics: LayerStatistics) -> Array:
+    """Return (layers,) `values` with NaN where a layer holds no target module."""
+    masked = np.full(statistics.num_layers, np.nan)
+    masked[list(statistics.scored)] = values[list(statistics.scored)]
+    return masked
 
 
 class Scorer(Protocol):
@@ -37,20 +59,21 @@ class Scorer(Protocol):
         """The statistics it reads; the probe gathers the union over the scorers in use."""
 
     def score(self, statistics: LayerStatistics) -> LayerScores:
-        """Return the scores of all layers."""
+        """Return the scores of all layers; what it says of layers without target modules is not read."""
 
 
 def checked(scores: LayerScores, statistics: LayerStatistics) -> LayerScores:
-    """Return `scores` where they cover every layer with finite numbers; raise `ProbeError` otherwise."""
+    """Return `scores` with NaN where a layer holds no target module; raise `ProbeError` unless the others are finite."""
     if scores.importance.shape != (statistics.num_layers,):
         raise ProbeError(
             f"The score `{scores.name}` has shape {scores.importance.shape}; {statistics.num_layers} layers need one "
             "number each. This is the scorer's mistake; use another `score` until it is mended."
         )
-    bad = np.flatnonzero(~np.isfinite(scores.importance))
-    if bad.size:
+    bad = [layer for layer in statistics.scored if not np.isfinite(scores.importance[layer])]
+    if bad:
         raise ProbeError(
             f"The score `{scores.name}` is undefined for layer {bad[0]} of {statistics.num_layers}"
             f"{''.join(f' ({note})' for note in statistics.notes)}. Use another `score`, or a strategy by depth."
         )
-    return scores
+    raw = where_scored(scores.raw, statistics) if scores.raw.shape == scores.importance.shape else scores.raw
+    return replace(scores, importance=where_scored(scores.importance, statistics), raw=raw)

@@ -18,9 +18,12 @@ from layercard.scores.base import LayerScores
 
 
 def pooled_energy(statistics: LayerStatistics) -> Array:
-    """Return (layers,) the mean over a layer's target modules of E‖x‖²/d."""
+    """Return (layers,) the mean over a layer's target modules of E‖x‖²/d; NaN where it holds none."""
     assert statistics.energy is not None
-    return np.nanmean(statistics.energy, axis=1)
+    held = ~np.isnan(statistics.energy)
+    pooled = np.full(statistics.num_layers, np.nan)
+    np.divide(np.nansum(statistics.energy, axis=1), held.sum(axis=1), out=pooled, where=held.any(axis=1))
+    return pooled
 
 
 @dataclass(frozen=True)

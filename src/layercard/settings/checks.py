@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Prefer = Literal["quality", "balanced", "speed"]
 CheckpointingAboveEntry = Literal["keep", "off", "auto"]
 OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
+OtherStacks = Literal["shed", "keep"]
 
 SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold")
 
@@ -98,9 +99,10 @@ def _check_choices(s: PlacementSettings) -> None:
         ("prefer", Prefer),
         ("checkpointing_above_entry", CheckpointingAboveEntry),
         ("on_quality_loss", OnQualityLoss),
+        ("other_stacks", OtherStacks),
     ):
         value, allowed = getattr(s, name), get_args(choices)
-        if value not in allowed:
+        if value not in allowed and not (value is None and name == "other_stacks"):
             raise SettingsError(f"`{name}` is {value!r}. It is one of {one_of(allowed)}.{nearest(str(value), allowed)}")
 
 

@@ -18,6 +18,7 @@ from layercard.errors import SettingsError, nearest, one_of
 from layercard.settings.checks import (
     CheckpointingAboveEntry,
     OnQualityLoss,
+    OtherStacks,
     Prefer,
     check_indices,
     check_texts,
@@ -70,6 +71,11 @@ class PlacementSettings:
     min_entry: int = _option(0, "Adapt no layer below this one; backpropagation ends at the lowest adapted layer.")
     layers_path: str | None = _option(
         None, "The end of the dotted path of the stack of layers, for models that have several stacks."
+    )
+    other_stacks: OtherStacks | None = _option(
+        None,
+        "What becomes of adapters on the model's other stacks (a vision tower, an encoder): `shed` takes them out, `keep` "
+        "trains them (default: `shed` where `layers_path` names the stack to place, else `keep`).",
     )
     random_seed: int = _option(0, "Seed of the `random` strategy and of the choice of probe examples.")
     probe_examples: int = _option(32, "How many documents the probe reads; 8 at most where `auto` goes by depth.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layercard import plugins
+from layercard.anatomy.words import describe
 from layercard.data import Task, probe_data
 from layercard.errors import ProbeError
 from layercard.pipeline.probing import probe
@@ -57,7 +58,16 @@ def run_probe(
         base, examples.batches, scores=scores, target_modules=settings.target_modules, rank=rank, seed=seed,
         manager=manager, show_progress=False,
     )  # fmt: skip
+    _refuse_partly_adapted(statistics)
     return _document(statistics, scores, manager) | {"seed": seed, "rank": rank}
+
+
+def _refuse_partly_adapted(statistics: LayerStatistics) -> None:
+    if len(statistics.scored) < statistics.num_layers:
+        raise ProbeError(
+            f"The target modules stand in {describe(statistics.scored, statistics.num_layers)} alone, and a Layer Card ranks "
+            "every layer. Build it for target modules that every layer holds."
+        )
 
 
 def _document(statistics: LayerStatistics, names: Sequence[str], manager: pluggy.PluginManager) -> dict[str, Any]:

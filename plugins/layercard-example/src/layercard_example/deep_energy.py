@@ -17,6 +17,9 @@ class DeepEnergy:
     def score(self, statistics: LayerStatistics) -> LayerScores:
         """Return the scores of all layers, (layers,)."""
         assert statistics.energy is not None  # it stands in `needs`, so the probe measured it
-        energy = np.nanmean(statistics.energy, axis=1)  # (layers, targets) → (layers,); NaN: no such target there
+        held = ~np.isnan(statistics.energy)  # (layers, targets); NaN: no such target there
+        energy = np.nansum(statistics.energy, axis=1) / np.maximum(
+            held.sum(axis=1), 1
+        )  # (layers,), 0 where there is none
         depth_weight = np.arange(1, statistics.num_layers + 1) / statistics.num_layers
         return LayerScores(name=self.name, importance=depth_weight * energy, raw=energy)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layercard import plugins
+from layercard.anatomy.adaptable import layers_holding
 from layercard.anatomy.layers import describe
 from layercard.cards.options import Option
 from layercard.cards.transfer import CardChoice, CardMatch
@@ -20,7 +21,7 @@ from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.pipeline.consulting import placement_from, without_cards
 from layercard.pipeline.probing import locate_layers
-from layercard.placement.choose import DEFAULT_SCORE, check_depth
+from layercard.placement.choose import DEFAULT_SCORE, check_depth, only_some
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
 
@@ -71,8 +72,9 @@ def find_matches(
     model = settled(model, data, output.say)
     manager, bare = plugins.manager(), skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, manager)
-    check_depth(settings, len(stack))
-    asked = Asked(model, data, settings, targets, manager, output, bare, stack)
+    adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
+    check_depth(settings, len(stack), adaptable)
+    asked = Asked(model, data, settings, targets, manager, output, bare, stack, adaptable)
     answer = ask_cards(asked, thorough=True)
     choice = answer.consultation.ask(None if answer.examined is None else answer.examined.scores[DEFAULT_SCORE])
     placement = placement_from(choice, len(stack), settings) or without_cards(asked.choose(None), choice.reason)

@@ -1,0 +1,125 @@
+"""Looks at a run's data through the probe: the score that a choice reads, or a mere look where no score decides.
+
+Where a score decides, what keeps it from being computed is an error. Where none does, it is a line to say, and the choice goes
+on by depth; only what would keep training itself from working (`UntrainableError`) still stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from layercard import plugins
+from layercard.errors import DataError, HostError, ModelError, ProbeError, UntrainableError
+from layercard.pipeline.probing import score
+from layercard.probing.run import run_probe
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from layercard.anatomy.layers import LayerStack
+    from layercard.hosts.protocol import Host
+    from layercard.probing.statistics import LayerStatistics
+    from layercard.scores.base import LayerScores
+    from layercard.settings import PlacementSettings
+
+CANNOT_LOOK = (DataError, HostError, ModelError, ProbeError)
+"""What a look may fail with; a mistake in settings or plugins is never passed over."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look found; `failure` says in one line why it found nothing."""
+
+    statistics: LayerStatistics | None = None
+    scores: Mapping[str, LayerScores] = field(default_factory=dict)
+    failure: str | None = None
+
+
+def look(
+    host: Host,
+    wanted: PlacementSettings,
+    stack: LayerStack,
+    manager: pluggy.PluginManager,
+    name: str,
+    *,
+    examples: int,
+    target_modules: Sequence[str] | None,
+) -> Seen:
+    """Return the score `name` of the host's model on at most `examples` of its examples; raise where it is undefined."""
+    batches = host.probe_batches(examples, wanted.probe_batch_size, wanted.random_seed)
+    with _on_training_device(host):
+        statistics = run_probe(
+            host.model,
+            batches,
+            stack=stack,
+            needs=plugins.scorers(manager)[name].needs,
+            loss=host.loss,
+            objective=host.objective,
+            target_modules=target_modules,
+            rank=wanted.probe_rank,
+            seed=wanted.random_seed,
+            checkpointing=host.trainer.args.gradient_checkpointing,
+        )
+    return Seen(statistics, {name: score(statistics, name, manager)})
+
+
+def glance(
+    host: Host,
+    wanted: PlacementSettings,
+    stack: LayerStack,
+    manager: pluggy.PluginManager,
+    name: str,
+    *,
+    examples: int,
+    target_modules: Sequence[str] | None,
+) -> Seen:
+    """Return the same where no score decides: what keeps it from being computed is told, not raised.
+
+    Raises `UntrainableError` where training itself would fail or learn nothing.
+    """
+    try:
+        return look(host, wanted, stack, manager, name, examples=examples, target_modules=target_modules)
+    except UntrainableError:
+        raise
+    except CANNOT_LOOK as error:
+        return Seen(failure=without_a_look(error))
+
+
+def without_a_look(error: Exception) -> str:
+    """Return the line to say where the choice goes on by depth after `error`."""
+    found = str(error).split(". ", 1)[0].rstrip(".")
+    return f"Chosen by depth without a look at the data, which no score needs here: {found}."
+
+
+def _plan_first(host: Host) -> str:
+    name = getattr(host.model.config, "_name_or_path", None) or "MODEL"
+    return (
+        f"Choose the layers beforehand, `layercard plan {name} --dataset DATA -o placement.json`, and give PEFT its "
+        "`layers` as `LoraConfig(layers_to_transform=[...])`."
+    )
+
+
+@contextmanager
+def _on_training_device(host: Host) -> Iterator[None]:
+    """Hold the model on the device that trains it: under FSDP and DeepSpeed it is still on the CPU before `train()`."""
+    model, device = host.model, host.device
+    if device.type != "cuda" or any(p.device.type != "cpu" for p in model.parameters()):
+        yield
+        return
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    free, _ = torch.cuda.mem_get_info(device)
+    if size > 0.8 * free:
+        raise HostError(
+            f"The unsharded model has {size / 2**30:.0f} GiB and {device} has {free / 2**30:.0f} GiB free, so it cannot be "
+            f"probed before it is sharded. {_plan_first(host)}"
+        )
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to("cpu")

@@ -1,0 +1,70 @@
+"""How long a placed step is expected to take, from what the model trains and what stands in the way of the gradient entry.
+
+Offers `Outlook`. With something trained below the layers, or with the host's input-gradient hooks in force, backpropagation
+goes down to the input whatever is placed; then only the adapters that are left out are saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layercard.anatomy.gradient_entry import find_obstacle, trainable_below
+from layercard.anatomy.input_gradients import input_gradient_hooks
+from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from layercard.anatomy.layers import LayerStack
+    from layercard.placement.placement import LayerPlacement
+    from layercard.settings import PlacementSettings
+
+OFF = "`gradient_entry` is off."
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The predicted step of a narrowed model, and why backpropagation cannot end at its lowest adapted layer, or None."""
+
+    step: StepPrediction
+    obstacle: str | None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        stack: LayerStack,
+        placement: LayerPlacement,
+        settings: PlacementSettings,
+        args: Any,
+        units: UnitCosts | None = None,
+    ) -> Outlook:
+        """Return the outlook of `model`, narrowed to `placement`, under the trainer's `args`."""
+        obstacle = find_obstacle(model, stack, placement.entry, args) if settings.gradient_entry else OFF
+        return cls(predicted_step(model, stack, placement, settings, args, obstacle, units), obstacle)
+
+
+def predicted_step(
+    model: nn.Module,
+    stack: LayerStack,
+    placement: LayerPlacement,
+    settings: PlacementSettings,
+    args: Any,
+    obstacle: str | None,
+    units: UnitCosts | None = None,
+) -> StepPrediction:
+    """Return the predicted placed step beside that of all-layer LoRA; `obstacle` keeps the gradient entry where it was."""
+    checkpointing = bool(args.gradient_checkpointing)
+    trained_below = bool(trainable_below(model, stack, placement.entry))
+    host_goes_down = checkpointing or bool(input_gradient_hooks(model)) or trained_below
+    return predict_step(
+        placement.num_layers,
+        placement.layers,
+        checkpointing=checkpointing,
+        gradient_entry=obstacle is None or not host_goes_down,
+        recompute_above_entry=obstacle is not None or settings.checkpointing_above_entry != "off",
+        units=units,
+        adaptable=placement.every_layer,
+        all_layer_entry=not host_goes_down and placement.other_stacks != "shed",
+    )
