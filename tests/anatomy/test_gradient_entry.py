@@ -35,6 +35,15 @@ CHECKPOINTING: dict[str, dict[str, Any]] = {
         "activation_checkpointing_kwargs": {"use_reentrant": False},
     },
 }
+PARTLY: dict[str, dict[str, Any]] = {
+    "every second layer": {"every_n_layers": 2, "use_reentrant": False},
+    "every second layer, reentrant": {"every_n_layers": 2, "use_reentrant": True},
+    "every third layer": {"every_n_layers": 3},
+    "offload": {"offload": True},
+    "offload, reentrant": {"offload": True, "use_reentrant": True},
+    "offload, every second layer": {"offload": True, "every_n_layers": 2},
+}
+"""What transformers 5.23 and later take: some layers alone, and saved activations in the host's memory."""
 
 
 def adapted(family: str, layers: list[int] | None = None, **config: Any) -> Any:
@@ -147,6 +156,30 @@ def test_any_entry(layers: list[int], checkpointing: str, tmp_path: Path) -> Non
     moved, backward = trained("llama", tmp_path, layers[0], layers=layers, **changes)
     assert_same(without, moved)
     assert backward == tuple(range(layers[0], 4))
+
+
+@pytest.fixture
+def unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no accelerator torch cannot pin memory, which transformers asks for whatever the machine."""
+    from transformers import modeling_utils
+
+    def save_on_cpu(*, pin_memory: bool, device_type: str) -> Any:
+        return torch.autograd.graph.save_on_cpu(pin_memory=False, device_type=device_type)
+
+    monkeypatch.setattr(modeling_utils, "save_on_cpu", save_on_cpu)
+
+
+@pytest.mark.usefixtures("unpinned")
+@pytest.mark.parametrize(("entry", "above"), [(1, "keep"), (2, "keep"), (2, "off")])
+@pytest.mark.parametrize("kind", PARTLY)
+def test_layers_that_are_checkpointed_partly_or_offloaded(kind: str, above: str, entry: int, tmp_path: Path) -> None:
+    changes = {"activation_checkpointing": True, "activation_checkpointing_kwargs": PARTLY[kind], "max_steps": 3}
+    layers = list(range(entry, 4))
+    without, everywhere = trained("llama", tmp_path, None, layers=layers, **changes)
+    moved, backward = trained("llama", tmp_path, entry, above=above, layers=layers, **changes)
+    assert_same(without, moved)
+    assert everywhere == (0, 1, 2, 3)
+    assert backward == tuple(layers)
 
 
 @pytest.mark.parametrize("checkpointing", ["reentrant", "non-reentrant"])

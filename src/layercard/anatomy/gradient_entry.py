@@ -19,6 +19,7 @@ from torch import nn
 
 from layercard.anatomy.backward_watch import BackwardWatch, cause_of, hidden_of, with_hidden
 from layercard.anatomy.checkpoint_input import MarkedCheckpoint, hooks_run_inside
+from layercard.anatomy.checkpoint_names import current_name
 from layercard.anatomy.input_gradients import SilencedHooks
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.trainable_below import obstacle_below, trainable_below
@@ -78,7 +79,7 @@ def _checkpointing_outside_layers(model: nn.Module, stack: LayerStack) -> str | 
         if active and _is_reentrant(module) and not any(hasattr(x, "gradient_checkpointing") for x in stack.layers):
             return (
                 f"{type(module).__name__} checkpoints its layers from outside with `use_reentrant=True`; set "
-                "`gradient_checkpointing_kwargs={'use_reentrant': False}`."
+                f"`{current_name()}_kwargs={{'use_reentrant': False}}`."
             )
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.cost.allowance import Allowance
 from layercard.cost.predict import UnitCosts, predict_step
 from layercard.errors import DataError, LayercardError
@@ -66,7 +67,7 @@ def predicted(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
     return predict_step(
         run.placement.num_layers,
         run.layers,
-        checkpointing=run.host.trainer.args.gradient_checkpointing,
+        checkpointing=is_checkpointing(run.host.trainer.args),
         gradient_entry=entries.obstacle is None,
         recompute_above_entry=run.settings.checkpointing_above_entry == "keep",
     )

@@ -15,6 +15,7 @@ import torch
 
 from layercard import plugins
 from layercard.anatomy.adapters import check_narrowable
+from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.unit_costs import estimate_unit_costs
@@ -98,7 +99,7 @@ def place(
     announce(
         placement,
         wanted,
-        checkpointing=trainer.args.gradient_checkpointing,
+        checkpointing=is_checkpointing(trainer.args),
         reused=chosen.reused,
         statistics=statistics,
         units=estimate_unit_costs(host.model, stack),
@@ -197,7 +198,7 @@ def _probe(
             target_modules=target_modules,
             rank=wanted.probe_rank,
             seed=wanted.random_seed,
-            checkpointing=host.trainer.args.gradient_checkpointing,
+            checkpointing=is_checkpointing(host.trainer.args),
         )
 
 
