@@ -25,6 +25,7 @@ from layercard.anatomy.input_gradients import input_gradient_hooks
 from layercard.anatomy.layers import LayerStack, find_layers
 from layercard.errors import PlacementError
 from tiny import CAUSAL, ENCODERS, collate, tiny_examples, tiny_model, tiny_tokenizer
+from trl_names import uses_trl
 
 PLACED = [2, 3]
 CHECKPOINTING: dict[str, dict[str, Any]] = {
@@ -396,6 +397,7 @@ def sft(path: Path, entry: int | None, *, nf4: bool = False, **changes: Any) -> 
     return weights, callback.watch.layers
 
 
+@uses_trl
 @pytest.mark.parametrize(
     "changes",
     [
@@ -414,6 +416,7 @@ def test_trl_weights_are_bit_equal(changes: dict[str, Any], tmp_path: Path) -> N
     assert backward == (2, 3)
 
 
+@uses_trl
 def test_trl_qlora_weights_are_bit_equal(tmp_path: Path) -> None:
     without, everywhere = sft(tmp_path, None, nf4=True, max_steps=6)
     moved, backward = sft(tmp_path, 2, nf4=True, max_steps=6)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tiny import tiny_model, tiny_tokenizer
+from trl_names import uses_trl
 
 ASSISTANT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + ': ' }}{% if m['role'] == 'assistant' %}{% generation %}"
@@ -90,8 +91,7 @@ def sft_trainer(tmp_path: Path) -> Callable[..., Any]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """TRL 1.16 uses names of its own accord that transformers 5.23 calls old; layercard does not, and is not excused."""
-    old = r"ignore:`gradient_checkpointing(_enable)?` is deprecated:FutureWarning"
+    """Excuse TRL's own use of old names in the tests of this folder."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings(old))
+            item.add_marker(uses_trl)
