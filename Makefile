@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # The latest TRL stack that the tests were run on; the packages themselves set no upper bounds.
-STACK := trl==1.16.0 transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 datasets==5.2.0 bitsandbytes==0.50.2
+STACK := trl==1.16.0 transformers==5.24.0 peft==0.21.2 accelerate==1.15.0 datasets==5.2.0 bitsandbytes==0.50.2
 
 # Axolotl pins its stack exactly, so each of its releases has an environment of its own.
 AXOLOTL := 0.19.0

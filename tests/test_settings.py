@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from layercard import LayercardError, PlacementSettings
 from layercard.errors import EXIT_USAGE, SettingsError
+from trl_names import uses_trl
 
 NAMES = [field.name for field in dataclasses.fields(PlacementSettings)]
 
@@ -202,6 +203,7 @@ def trl_parser() -> Any:
 OFFLINE = ["--output_dir", "out", "--use_cpu", "True", "--bf16", "False"]
 
 
+@uses_trl
 def test_it_joins_a_trl_parser_beside_every_class_of_trl() -> None:
     flags = ["--lora_layers", "uniform", "--fraction", "0.5", "--score", "resnorm", "--no_measure", "--lora_r", "8"]
     *_, model, _, settings = trl_parser().parse_args_and_config(args=[*OFFLINE, *flags])
@@ -210,6 +212,7 @@ def test_it_joins_a_trl_parser_beside_every_class_of_trl() -> None:
     assert (validated.strategy, validated.fraction, validated.measure) == ("uniform", 0.5, False)
 
 
+@uses_trl
 def test_it_is_read_from_a_yaml_config_of_trl(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("lora_layers: last\nnum_layers: 3\nmin_entry: 1\nlearning_rate: 0.1\n")
@@ -219,6 +222,7 @@ def test_it_is_read_from_a_yaml_config_of_trl(tmp_path: Path) -> None:
     assert (validated.strategy, validated.num_layers, validated.min_entry) == ("last", 3, 1)
 
 
+@uses_trl
 @pytest.mark.parametrize(
     ("written", "indices", "strategy"), [("[3, 7]", [3, 7], None), ("{strategy: high, num_layers: 2}", None, "high")]
 )

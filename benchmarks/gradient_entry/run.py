@@ -86,7 +86,7 @@ def trainer(setup: Setup, folder: str) -> SFTTrainer:
         bf16=setup.smollm2,
         max_steps=1000,
         per_device_train_batch_size=setup.rows,
-        gradient_checkpointing=setup.checkpointing,
+        activation_checkpointing=setup.checkpointing,
         max_length=setup.width,
         report_to=[],
         save_strategy="no",

@@ -130,7 +130,7 @@ def trainer(recipe: Recipe, lab: Lab, folder: str) -> SFTTrainer:
         warmup_steps=recipe.warmup,
         per_device_train_batch_size=task.batch,
         per_device_eval_batch_size=16,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         max_length=task.max_tokens,
         seed=recipe.seed,
         logging_steps=1,

@@ -80,9 +80,9 @@ def training_step(model: Any, batches: list[dict[str, Any]], checkpointing: bool
     def step(number: int) -> None:
         model.train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         else:
-            model.gradient_checkpointing_disable()
+            model.activation_checkpointing_disable()
         model(**batches[number]).loss.backward()
         model.zero_grad(set_to_none=True)
 
@@ -102,7 +102,7 @@ def void(_: object) -> None:
 
 def others(model: Any, shape: Shape, batches: list[dict[str, Any]], rounds: int) -> dict[str, Any]:
     """Return how many times longer other ways take on the same examples."""
-    model.gradient_checkpointing_disable()
+    model.activation_checkpointing_disable()
     steps = {"probe": probe_step(model, batches, False), "autograd": one_at_a_time(model, batches)}
     if importlib.util.find_spec("aletheia_lora") is not None:
         steps["aletheia"] = aletheia(shape, batches)

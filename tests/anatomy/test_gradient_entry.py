@@ -25,6 +25,7 @@ from layercard.anatomy.input_gradients import input_gradient_hooks
 from layercard.anatomy.layers import LayerStack, find_layers
 from layercard.errors import PlacementError
 from tiny import CAUSAL, ENCODERS, collate, tiny_examples, tiny_model, tiny_tokenizer
+from trl_names import uses_trl
 
 PLACED = [2, 3]
 CHECKPOINTING: dict[str, dict[str, Any]] = {
@@ -35,6 +36,15 @@ CHECKPOINTING: dict[str, dict[str, Any]] = {
         "activation_checkpointing_kwargs": {"use_reentrant": False},
     },
 }
+PARTLY: dict[str, dict[str, Any]] = {
+    "every second layer": {"every_n_layers": 2, "use_reentrant": False},
+    "every second layer, reentrant": {"every_n_layers": 2, "use_reentrant": True},
+    "every third layer": {"every_n_layers": 3},
+    "offload": {"offload": True},
+    "offload, reentrant": {"offload": True, "use_reentrant": True},
+    "offload, every second layer": {"offload": True, "every_n_layers": 2},
+}
+"""What transformers 5.23 and later take: some layers alone, and saved activations in the host's memory."""
 
 
 def adapted(family: str, layers: list[int] | None = None, **config: Any) -> Any:
@@ -147,6 +157,30 @@ def test_any_entry(layers: list[int], checkpointing: str, tmp_path: Path) -> Non
     moved, backward = trained("llama", tmp_path, layers[0], layers=layers, **changes)
     assert_same(without, moved)
     assert backward == tuple(range(layers[0], 4))
+
+
+@pytest.fixture
+def unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no accelerator torch cannot pin memory, which transformers asks for whatever the machine."""
+    from transformers import modeling_utils
+
+    def save_on_cpu(*, pin_memory: bool, device_type: str) -> Any:
+        return torch.autograd.graph.save_on_cpu(pin_memory=False, device_type=device_type)
+
+    monkeypatch.setattr(modeling_utils, "save_on_cpu", save_on_cpu)
+
+
+@pytest.mark.usefixtures("unpinned")
+@pytest.mark.parametrize(("entry", "above"), [(1, "keep"), (2, "keep"), (2, "off")])
+@pytest.mark.parametrize("kind", PARTLY)
+def test_layers_that_are_checkpointed_partly_or_offloaded(kind: str, above: str, entry: int, tmp_path: Path) -> None:
+    changes = {"activation_checkpointing": True, "activation_checkpointing_kwargs": PARTLY[kind], "max_steps": 3}
+    layers = list(range(entry, 4))
+    without, everywhere = trained("llama", tmp_path, None, layers=layers, **changes)
+    moved, backward = trained("llama", tmp_path, entry, above=above, layers=layers, **changes)
+    assert_same(without, moved)
+    assert everywhere == (0, 1, 2, 3)
+    assert backward == tuple(layers)
 
 
 @pytest.mark.parametrize("checkpointing", ["reentrant", "non-reentrant"])
@@ -363,6 +397,7 @@ def sft(path: Path, entry: int | None, *, nf4: bool = False, **changes: Any) -> 
     return weights, callback.watch.layers
 
 
+@uses_trl
 @pytest.mark.parametrize(
     "changes",
     [
@@ -381,6 +416,7 @@ def test_trl_weights_are_bit_equal(changes: dict[str, Any], tmp_path: Path) -> N
     assert backward == (2, 3)
 
 
+@uses_trl
 def test_trl_qlora_weights_are_bit_equal(tmp_path: Path) -> None:
     without, everywhere = sft(tmp_path, None, nf4=True, max_steps=6)
     moved, backward = sft(tmp_path, 2, nf4=True, max_steps=6)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import transformers as hf
 from oracle import adapted
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from layercard import plugins
-from layercard.anatomy.layers import LayerStack, describe, find_layers
+from layercard.anatomy.layers import LayerStack, describe, find_layers, sole_stack
 from layercard.anatomy.targets import find_targets, initial_a, weights_out_of_reach
 from layercard.errors import LayersNotFoundError, ModelError
 from layercard.hookspecs import hookimpl
@@ -56,6 +57,22 @@ def test_two_stacks_are_named_and_can_be_chosen_between() -> None:
     assert len(find_layers(model, path="decoder.block")) == 3
     with pytest.raises(LayersNotFoundError, match="fits 0 stacks"):
         find_layers(model, path="decoder.blocks")
+
+
+def test_the_only_stack_with_adapters_is_meant() -> None:
+    config = hf.T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_decoder_layers=3, num_heads=2)
+    decoder, both = (
+        get_peft_model(hf.T5ForConditionalGeneration(config), LoraConfig(r=2, target_modules=targets))
+        for targets in (r"decoder\..*\.q", ["q"])
+    )
+    assert find_layers(decoder).path == "base_model.model.decoder.block"
+    assert find_layers(decoder, path="encoder.block").path == "base_model.model.encoder.block"
+    with pytest.raises(LayersNotFoundError, match="2 stacks"):
+        find_layers(both)
+    names = [name for name, _ in hf.T5ForConditionalGeneration(config).named_modules()]
+    assert sole_stack(both.get_base_model(), ["decoder.block.0.layer.0"]) == "decoder.block"
+    assert sole_stack(both.get_base_model(), names) is None
+    assert sole_stack(tiny_model("llama"), ["model.layers.0"]) is None
 
 
 def test_a_model_without_layers_says_what_to_do() -> None:

@@ -61,7 +61,7 @@ def test_a_wrong_placement_is_stopped_before_any_step(tmp_path):
     assert run.report.partial
 
 
-@pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 2}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("changes", [{"gradient_accumulation_steps": 2}, {"activation_checkpointing": True}])
 def test_all_layers_instead_train_as_without_layercard(tmp_path, changes):
     trainer = guarded_trainer(tmp_path / "guarded", stop_after=4, **changes)
     plain = guarded_trainer(tmp_path / "plain", stop_after=4, **changes)
@@ -120,7 +120,7 @@ def test_the_run_is_bit_for_bit_that_without_a_guard(tmp_path, checkpointing):
     seen, runs = [], []
     for guard in (True, False):
         trainer = guarded_trainer(
-            tmp_path / str(guard), gradient_checkpointing=checkpointing, gradient_accumulation_steps=2
+            tmp_path / str(guard), activation_checkpointing=checkpointing, gradient_accumulation_steps=2
         )
         run = placed(trainer, RIGHT, guard=guard, measure=guard, guard_budget=0.15)
         trainer.add_callback(watcher := AtFirstStep())

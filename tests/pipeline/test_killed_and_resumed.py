@@ -26,7 +26,7 @@ class Killed(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 # 40 examples, two a step: an epoch is 20 steps, so examples come again before the kill
-trainer = make_trainer(folder, max_steps=34, save_strategy="steps", save_steps=25, gradient_checkpointing=True)
+trainer = make_trainer(folder, max_steps=34, save_strategy="steps", save_steps=25, activation_checkpointing=True)
 run = layercard.place(trainer, lora_layers=[2, 3], prefix_cache=cache)
 trainer.add_callback(Killed())
 trainer.train(resume_from_checkpoint=resume)

@@ -171,6 +171,20 @@ def on_meta(folder: Path) -> Any:
     return trainer
 
 
+def test_layers_chosen_beforehand_need_no_weights(tmp_path: Path) -> None:
+    """Under FSDP a rank may hold the model on the meta device; the host has built the adapter on the chosen layers."""
+    from layercard.pipeline.placing import Chosen
+    from layercard.placement.placement import LayerPlacement
+
+    trainer = trainer_for(lora(layers_to_transform=[2, 3]), tmp_path)
+    trainer.model.to("meta")
+    chosen = Chosen(LayerPlacement((2, 3), 4, "auto", None, "by depth"))
+    run = layercard.place(trainer, chosen=chosen)
+    assert run.layers == (2, 3)
+    assert not run.narrowing.shed_names
+    assert LayerPlacement.load(tmp_path / "placement.json").layers == (2, 3)
+
+
 def shared_layers() -> Any:
     base = hf.AlbertForMaskedLM(
         hf.AlbertConfig(vocab_size=VOCAB, hidden_size=32, num_attention_heads=4, embedding_size=16)

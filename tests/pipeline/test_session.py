@@ -43,7 +43,7 @@ def test_training_is_that_of_a_run_that_does_not_measure_and_of_one_narrowed_by_
 ):
     changes = {
         "kind": Metrics,
-        "gradient_checkpointing": checkpointing,
+        "activation_checkpointing": checkpointing,
         "gradient_accumulation_steps": accumulation,
     }
     measured, silent = (long_trainer(tmp_path / name, **changes) for name in ("measured", "silent"))
@@ -76,7 +76,7 @@ def test_before_the_first_step_everything_is_as_without_measuring(tmp_path):
 
 
 def test_the_report_is_complete_and_every_null_explained(tmp_path, capsys):
-    trainer = long_trainer(tmp_path, gradient_checkpointing=True)
+    trainer = long_trainer(tmp_path, activation_checkpointing=True)
     run = placed(trainer, LAYERS, measure_budget=0.5)
     with pytest.raises(HostError, match="no report yet"):
         _ = run.report
@@ -134,7 +134,7 @@ def test_a_baseline_out_of_memory_is_said_and_training_goes_on(tmp_path):
 
 
 def test_without_the_gradient_entry_every_layer_runs_backward_and_the_report_says_why(tmp_path):
-    trainer = make_trainer(tmp_path, gradient_checkpointing=True)
+    trainer = make_trainer(tmp_path, activation_checkpointing=True)
     run = placed(trainer, LAYERS, gradient_entry=False)
     train(trainer)
     assert run.report.backward_layers == (0, 1, 2, 3)
@@ -169,7 +169,9 @@ def test_layers_below_the_entry_that_run_backward_are_warned_of_with_their_cause
 
 @pytest.mark.parametrize("above", ["keep", "off", "auto"])
 def test_checkpointing_above_the_entry_changes_no_weight(tmp_path, above):
-    plain, trainer = (long_trainer(tmp_path / n, gradient_checkpointing=True, stop_after=2) for n in ("plain", "other"))
+    plain, trainer = (
+        long_trainer(tmp_path / n, activation_checkpointing=True, stop_after=2) for n in ("plain", "other")
+    )
     placed(plain, LAYERS, measure=False)
     run = placed(trainer, LAYERS, measure_budget=0.5, checkpointing_above_entry=above)
     train(plain)
@@ -201,8 +203,8 @@ class Fails(TrainerCallback):
 
 
 def test_after_an_exception_the_report_is_partial_and_training_again_is_unharmed(tmp_path):
-    trainer = make_trainer(tmp_path / "placed", gradient_checkpointing=True)
-    by_hand = make_trainer(tmp_path / "hand", gradient_checkpointing=True, layers=list(LAYERS))
+    trainer = make_trainer(tmp_path / "placed", activation_checkpointing=True)
+    by_hand = make_trainer(tmp_path / "hand", activation_checkpointing=True, layers=list(LAYERS))
     run = placed(trainer, LAYERS)
     take_values(by_hand.model, trainer.model)
     for each in (trainer, by_hand):

@@ -14,7 +14,7 @@ def apart(found, expected):
 
 
 def run(folder, **settings):
-    trainer = make_trainer(folder, max_steps=60, gradient_checkpointing=True)
+    trainer = make_trainer(folder, max_steps=60, activation_checkpointing=True)
     placed = place(trainer, lora_layers=[2, 3], **settings)
     train(trainer)
     return trained(trainer.model), placed.report

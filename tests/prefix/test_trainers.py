@@ -19,6 +19,7 @@ from layercard.anatomy.gradient_entry import GradientEntry
 from layercard.anatomy.layers import find_layers
 from layercard.prefix.cache import PrefixCache, PrefixCacheUse
 from tiny import collate, tiny_examples, tiny_model, tiny_tokenizer
+from trl_names import uses_trl
 
 ENTRY = 2
 LAYERS = [2, 3]
@@ -155,6 +156,7 @@ def sft(folder: Path, *, nf4: bool = False, **changes: Any) -> Any:
     )
 
 
+@uses_trl
 @pytest.mark.parametrize(
     ("changes", "examples", "bound"),
     [

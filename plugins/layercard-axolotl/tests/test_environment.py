@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
-from importlib.metadata import requires, version
+from importlib.metadata import entry_points, requires, version
 from pathlib import Path
 
+import axolotl.integrations.base
 import pytest
+from runs import PLUGIN, check_files, sft, train_here, write
 
 AS_INSTALLED = Path(sys.prefix) / "axolotl-as-installed.txt"
 """What `pip freeze` said before layercard came; the Makefile wrote it."""
@@ -49,9 +52,27 @@ def test_a_broken_installation_stops_the_run_instead_of_being_logged(monkeypatch
 
     import layercard_axolotl
 
+    manager = PluginManager.get_instance()
+    asked_for = {"required": True} if "required" in inspect.signature(manager.register).parameters else {}
     monkeypatch.setitem(sys.modules, "layercard_axolotl.plugin", None)
     with pytest.raises(layercard_axolotl.BrokenInstallationError, match="cannot be used here"):
-        PluginManager.get_instance().register("layercard_axolotl.LayerCardPlugin")
+        manager.register(PLUGIN, **asked_for)
+
+
+def test_axolotl_finds_the_plugin_by_its_entry_point_under_the_name_that_yaml_uses():
+    (found,) = (point for point in entry_points(group="axolotl.plugins") if point.dist.name == "layercard-axolotl")
+    assert found.value.replace(":", ".") == PLUGIN
+    assert found.load().__name__ == PLUGIN.rpartition(".")[2]
+
+
+@pytest.mark.skipif(not hasattr(axolotl.integrations.base, "get_builtin_plugins"), reason="Axolotl 0.21 and later")
+def test_no_line_is_needed_and_a_misspelt_one_is_an_error(folder, tmp_path):
+    run = train_here(write(sft(folder, plugins=None, lora_layers=[3]), tmp_path / "out"))
+    assert run.layers == (3,)
+    check_files(tmp_path / "out", [3])
+    assert train_here(write(sft(folder, plugins=None, lora_layers=None), tmp_path / "none" / "out")) is None
+    with pytest.raises(ImportError, match="layercard_axolotI"):
+        train_here(write(sft(folder, plugins=["layercard_axolotI.LayerCardPlugin"]), tmp_path / "other" / "out"))
 
 
 def test_the_package_itself_imports_neither_torch_nor_axolotl():

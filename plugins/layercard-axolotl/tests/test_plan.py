@@ -28,11 +28,13 @@ datasets:
       type: alpaca
 """
 
+KEYS = {"peft_layers_to_transform": [1], "peft_layers_pattern": ["layers"], "lora_target_modules": None}
+
 
 def test_only_the_key_changes(tmp_path):
     path = tmp_path / "config.yml"
     path.write_text(TEXT)
-    written = ConfigFile.read(path).with_layers([1, 3], "layers", "because")
+    written = ConfigFile.read(path).with_keys(KEYS | {"peft_layers_to_transform": [1, 3]}, "because")
     start, end = TEXT.index("lora_layers"), TEXT.index("\n# The optimizer.")
     keys = "# because\npeft_layers_to_transform: [1, 3]\npeft_layers_pattern: [layers]\n"
     assert written == TEXT[:start] + keys + TEXT[end:]
@@ -41,7 +43,7 @@ def test_only_the_key_changes(tmp_path):
 def test_without_the_key_layers_stand_after_the_adapter(tmp_path):
     path = tmp_path / "config.yml"
     path.write_text("adapter: lora # why\n# next\nlora_r: 4\n")
-    written = ConfigFile.read(path).with_layers([1], "layers", "because")
+    written = ConfigFile.read(path).with_keys(KEYS, "because")
     assert written.splitlines()[:2] == ["adapter: lora # why", "# because"]
     assert yaml.safe_load(written) == {
         "adapter": "lora", "peft_layers_to_transform": [1], "peft_layers_pattern": ["layers"], "lora_r": 4,

@@ -9,7 +9,7 @@ import pytest
 from runs import command, sft, write
 
 from layercard.errors import SettingsError
-from layercard_axolotl.refusals import refuse_trained_adapter
+from layercard_axolotl.refusals import refuse_configuration, refuse_trained_adapter
 
 MAPPING = {"strategy": "uniform", "num_layers": 2}
 
@@ -37,8 +37,12 @@ REFUSED = {
     "no adapter": ({"adapter": None, "lora_target_linear": None}, "there is no `adapter`"),
     "another adapter": ({"adapter": "llama-adapter"}, "`adapter` is 'llama-adapter'"),
     "own layers": ({"peft_layers_to_transform": [1]}, "`peft_layers_to_transform` ([1])"),
-    "unfrozen": ({"unfrozen_parameters": ["model.norm"]}, "`unfrozen_parameters`"),
-    "regex": ({"lora_target_modules": ".*q_proj", "lora_target_linear": None}, "regular expression"),
+    "unfrozen": ({"unfrozen_parameters": ["model.norm"]}, "freezes every parameter whose name these patterns do not match"),
+    "no regex": ({"lora_target_modules": "(q|v_proj", "lora_target_linear": None}, "Mend it, or give a list"),
+    "regex in a list": (
+        {"lora_target_modules": ["k_proj", r".*\.(q|v)_proj"], "lora_target_linear": None},
+        r"such as '.*k_proj|.*\\.(q|v)_proj'",
+    ),
     "relora": ({"relora": True, "jagged_restart_steps": 4}, "`relora`"),
     "grpo": ({"rl": "grpo"}, "`rl` is 'grpo'"),
     "reward model": ({"reward_model": True, "datasets": None}, "`reward_model`"),
@@ -47,8 +51,9 @@ REFUSED = {
     "bad value": ({"lora_layers": {"fraction": 7}}, "`fraction` is 7"),
     "unknown prefer": ({"lora_layers": {"prefer": "sped"}}, "Did you mean `speed`?"),
     "misspelt key": ({"lora_layers": None, "lora_layer": "auto"}, "Did you mean `lora_layers`?"),
-    "meta tensors": (
-        {"fsdp_version": 2, "fsdp_config": {"cpu_ram_efficient_loading": True}}, "layercard plan --axolotl",
+    "weights on one rank": (
+        {"fsdp_version": 2, "fsdp_config": {"cpu_ram_efficient_loading": True}, "lora_layers": "high"},
+        "Choose by depth (`auto`, `uniform`, `last`)",
     ),
 }  # fmt: skip
 
@@ -68,12 +73,52 @@ def test_zero_3_prints_the_command_that_works(validate, tmp_path):
     assert f"layercard plan --axolotl {tmp_path / 'config.yml'} -o placed.yml" in str(refused.value)
 
 
-def test_zero_2_is_none_of_it(tmp_path):
-    from layercard_axolotl.refusals import refuse_configuration
+@pytest.mark.parametrize(
+    "settings", [{}, {"zero_optimization": {}}, *({"zero_optimization": {"stage": n}} for n in (0, 1, 2))], ids=str
+)
+def test_other_stages_are_none_of_it(tmp_path, settings):
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps(settings))
+    for deepspeed in (str(file), settings):
+        refuse_configuration({"adapter": "lora", "lora_layers": "auto", "deepspeed": deepspeed})
 
-    zero2 = tmp_path / "zero2.json"
-    zero2.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
-    refuse_configuration({"adapter": "lora", "deepspeed": str(zero2)})
+
+DEEPSPEED = {
+    "comment": ('{\n  // where\n  "zero_optimization": {"stage": 2}\n}', "is no JSON: .* line 2 column 3 .*comments"),
+    "last comma": ('{"zero_optimization": {"stage": 2,}}', "is no JSON"),
+    "no text": (b"\xff\xfe{}", "is no JSON"),
+    "empty": ("", "is no JSON"),
+    "auto": ('{"zero_optimization": {"stage": "auto"}}', '`stage` .* to "auto". DeepSpeed takes the numbers 0 to 3'),
+    "word": ('{"zero_optimization": {"stage": "two"}}', 'to "two"'),
+    "quoted": ('{"zero_optimization": {"stage": "2"}}', 'to "2".* without quotes'),
+    "truth": ('{"zero_optimization": {"stage": true}}', "to true"),
+    "stage 4": ('{"zero_optimization": {"stage": 4}}', "to 4"),
+    "list": ("[2]", "no DeepSpeed settings"),
+    "number": ('{"zero_optimization": 2}', "no DeepSpeed settings"),
+}
+
+
+@pytest.mark.parametrize("case", DEEPSPEED)
+def test_what_is_no_deepspeed_file_is_one_clear_error(tmp_path, case):
+    content, message = DEEPSPEED[case]
+    file = tmp_path / "zero.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SettingsError, match=message) as refused:
+        refuse_configuration({"adapter": "lora", "lora_layers": "auto", "deepspeed": str(file)})
+    assert str(file) in str(refused.value)
+
+
+def test_a_missing_deepspeed_file_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(SettingsError, match=r"`deepspeed` names nowhere/zero2\.json.*No such file"):
+        refuse_configuration({"adapter": "lora", "lora_layers": "auto", "deepspeed": "nowhere/zero2.json"})
+
+
+@pytest.mark.parametrize("targets", [r".*\.(q|v)_proj", "all-linear", ["q_proj", "mlp.down_proj"], None])
+@pytest.mark.parametrize("kernels", [True, False, None])
+def test_target_modules_pass_in_every_spelling(targets, kernels):
+    refuse_configuration(
+        {"adapter": "lora", "lora_layers": "auto", "lora_target_modules": targets, "lora_qkv_kernel": kernels}
+    )
 
 
 def test_an_adapter_to_go_on_from_is_refused_where_training_begins():

@@ -138,10 +138,11 @@ def test_a_run_whose_placement_did_not_happen_stops(folder, tmp_path, monkeypatc
 
 
 def test_adapters_outside_the_choice_stop_the_run(folder, tmp_path, monkeypatch):
-    """An Axolotl that ignored `peft_layers_to_transform` would train every layer under a placement's name."""
+    """An Axolotl that ignored the written keys would train every layer under a placement's name."""
     from layercard_axolotl import plugin
+    from layercard_axolotl.before_adapter import Early
 
-    monkeypatch.setattr(plugin, "write_choice", lambda cfg, placement, stack: None)
+    monkeypatch.setattr(Early, "write", lambda self, cfg: None)
     monkeypatch.setattr(plugin.compat, "fused_kernels", lambda cfg: ["lora_o_kernel"])
     with pytest.raises(PlacementError, match="configuration selects layers 0–3"):
         train_here(write(sft(folder, lora_layers=[3]), tmp_path / "out"))

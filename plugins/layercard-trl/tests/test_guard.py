@@ -104,7 +104,7 @@ def test_preferences_are_judged_by_the_preference_loss(tmp_path: Path) -> None:
         rows = [{"prompt": f"{i}+{i}=", "chosen": str(2 * i), "rejected": "x" * (1 + i % 4)} for i in range(40)]
         return DPOTrainer(
             tiny_model("llama"),
-            args=DPOConfig(output_dir=str(tmp_path / name), gradient_checkpointing=False, **COMMON),
+            args=DPOConfig(output_dir=str(tmp_path / name), activation_checkpointing=False, **COMMON),
             train_dataset=Dataset.from_list(rows),
             processing_class=tiny_tokenizer(),
             peft_config=LoraConfig(**LORA),

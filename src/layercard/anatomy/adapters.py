@@ -84,18 +84,19 @@ def sole_adapter(model: nn.Module) -> str:
     return next(iter(model.peft_config))
 
 
-def check_narrowable(model: nn.Module, *, allow_trained: bool = False) -> None:
+def check_narrowable(model: nn.Module, *, allow_trained: bool = False, allow_absent: bool = False) -> None:
     """Raise `ModelError` where taking adapters away would leave another model than before; touch nothing.
 
     Narrowing is exact where every adapter still adds nothing, so adapters must be at their initial values, and these
     must be an initialisation that leaves the base weights alone. `allow_trained` lets trained adapters pass: a resumed
-    run has trained only the layers that its placement chose.
+    run has trained only the layers that its placement chose. `allow_absent` lets weights on the meta device pass: where layers
+    are chosen already, nothing reads them.
     """
     adapter = sole_adapter(model)
     assert isinstance(model, PeftModel)
     config = model.peft_config[adapter]
     refusals.check_config(config)
-    refusals.check_parameters(model)
+    refusals.check_parameters(model, allow_absent=allow_absent)
     wrappers = [(site.name, wrapper) for site in adapter_sites(model) for wrapper in site.wrappers]
     if not wrappers:
         raise ModelError(

@@ -19,6 +19,7 @@ from torch import nn
 
 from layercard.anatomy.backward_watch import BackwardWatch, cause_of, hidden_of, with_hidden
 from layercard.anatomy.checkpoint_input import MarkedCheckpoint, hooks_run_inside
+from layercard.anatomy.checkpoint_names import current_name, is_checkpointing
 from layercard.anatomy.input_gradients import SilencedHooks
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.trainable_below import first_tower, layers_below, obstacle_below, trainable_below
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 CheckpointingAbove = Literal["keep", "off"]
-NOT_REENTRANT = "set `gradient_checkpointing_kwargs={'use_reentrant': False}`."
 
 
 def find_obstacle(model: nn.Module, stack: LayerStack, entry: int, args: Any = None) -> str | None:
@@ -78,8 +78,12 @@ def _checkpointing_outside_layers(model: nn.Module, stack: LayerStack) -> str | 
     for module in model.modules():
         active = "gradient_checkpointing" in vars(module) and module.gradient_checkpointing
         if active and _is_reentrant(module) and not any(hasattr(x, "gradient_checkpointing") for x in stack.layers):
-            return f"{type(module).__name__} checkpoints its layers from outside with `use_reentrant=True`; {NOT_REENTRANT}"
+            return f"{type(module).__name__} checkpoints its layers from outside with `use_reentrant=True`; {_not_reentrant()}"
     return None
+
+
+def _not_reentrant() -> str:
+    return f"set `{current_name()}_kwargs={{'use_reentrant': False}}`."
 
 
 def _reentrant_reader(model: nn.Module, stack: LayerStack, args: Any) -> str | None:
@@ -87,15 +91,15 @@ def _reentrant_reader(model: nn.Module, stack: LayerStack, args: Any) -> str | N
     tower = first_tower(model, stack)
     if tower is None:
         return None
-    asked = {} if args is None else vars(args)
-    if asked.get("gradient_checkpointing") and (asked.get("gradient_checkpointing_kwargs") or {}).get("use_reentrant"):
-        return f"What runs after the placed layers is checkpointed with `use_reentrant=True`; {NOT_REENTRANT}"
+    kwargs = None if args is None else vars(args).get(f"{current_name()}_kwargs")
+    if kwargs and kwargs.get("use_reentrant") and is_checkpointing(args):
+        return f"What runs after the placed layers is checkpointed with `use_reentrant=True`; {_not_reentrant()}"
     inside = {id(module) for module in tower.modules()}
     for module in model.modules():
         if id(module) not in inside and vars(module).get("gradient_checkpointing") and _is_reentrant(module):
             return (
                 f"{type(module).__name__}, which runs after the placed layers, is checkpointed with `use_reentrant=True`; "
-                f"{NOT_REENTRANT}"
+                f"{_not_reentrant()}"
             )
     return None
 

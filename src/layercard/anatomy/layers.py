@@ -1,11 +1,13 @@
 """Finds the stack of transformer layers in a model.
 
 A layer is a whole transformer block, numbered from 0 at the input as PEFT's `layers_to_transform` numbers it. Offers
-`LayerStack`, `find_layers` and `all_stacks`; knows nothing of adapters. Two stacks in one model are an error, never a guess.
+`LayerStack`, `find_layers`, `all_stacks` and `sole_stack`. Of several stacks the only one with adapters is meant; else two
+stacks in one model are an error, never a guess.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import nn
@@ -52,12 +54,20 @@ class LayerStack:
 def find_layers(model: nn.Module, *, path: str | None = None) -> LayerStack:
     """Return the model's stack of layers; `path` (the end of a dotted path) chooses where there are several.
 
-    Raises `LayersNotFoundError` where there is none or more than one, `ModelError` where layers are shared (ALBERT).
-    Plugins answer for other models through the hook `locate_decoder_layers`; the pipeline asks them first.
+    Without it the only stack that holds adapters is meant. Raises `LayersNotFoundError` where there is no stack or more than
+    one, `ModelError` where layers are shared (ALBERT). Plugins answer for other models through the hook
+    `locate_decoder_layers`; the pipeline asks them first.
     """
     stack = _only_one(model, all_stacks(model), path)
     _refuse_shared(model, stack)
     return stack
+
+
+def sole_stack(model: nn.Module, names: Collection[str]) -> str | None:
+    """Return the path of the only one of several stacks that holds modules of these `names`; None where that decides nothing."""
+    stacks = all_stacks(model)
+    holding = [stack for stack in stacks if any(stack.layer_of(name) is not None for name in names)]
+    return holding[0].path if len(stacks) > 1 and len(holding) == 1 else None
 
 
 def all_stacks(model: nn.Module) -> list[LayerStack]:
@@ -96,6 +106,9 @@ def _only_one(model: nn.Module, stacks: list[LayerStack], path: str | None) -> L
             f"No stack of transformer layers was found in {kind}. Supported are models that keep their layers in one "
             "torch.nn.ModuleList. For others, write a plugin that answers the hook `locate_decoder_layers`."
         )
+    adapted = [stack for stack in stacks if _has_adapters(stack)]
+    if len(stacks) > 1 and len(adapted) == 1:
+        return adapted[0]
     if len(stacks) > 1:
         ordered = _language_first(model, stacks)
         named = " and ".join(f"`{s.path}` ({len(s)} layers)" for s in ordered)
@@ -104,6 +117,12 @@ def _only_one(model: nn.Module, stacks: list[LayerStack], path: str | None) -> L
             f"for example `layers_path: {ordered[0].path.removeprefix(PEFT_PREFIX)}`."
         )
     return stacks[0]
+
+
+def _has_adapters(stack: LayerStack) -> bool:
+    from peft.tuners.lora import LoraLayer
+
+    return any(isinstance(module, LoraLayer) for layer in stack.layers for module in layer.modules())
 
 
 def _language_first(model: nn.Module, stacks: list[LayerStack]) -> list[LayerStack]:

@@ -80,10 +80,13 @@ def _initialisation(init: Any) -> str:
     return "moves part of the base weights into the adapters, so that taking some out changes the model"
 
 
-def check_parameters(model: nn.Module) -> None:
-    """Refuse parameters that cannot carry gradients here: on the meta device, partitioned by ZeRO-3, or repacked."""
+def check_parameters(model: nn.Module, *, allow_absent: bool = False) -> None:
+    """Refuse parameters that cannot carry gradients here: on the meta device, partitioned by ZeRO-3, or repacked.
+
+    `allow_absent` lets the meta device pass.
+    """
     for name, parameter in model.named_parameters():
-        if parameter.is_meta or hasattr(parameter, "ds_id"):
+        if (parameter.is_meta and not allow_absent) or hasattr(parameter, "ds_id"):
             where = "on the meta device" if parameter.is_meta else "partitioned by DeepSpeed ZeRO-3"
             raise ModelError(
                 f"`{name}` is {where}, so the probe cannot run. Placement needs all weights loaded before training. Choose "
@@ -112,13 +115,17 @@ def check_wrappers(wrappers: Iterable[tuple[str, LoraLayer]], adapter: str, *, a
             raise ModelError(
                 f"The adapter of `{name}` is a {variant}. Placement supports plain LoRA, rsLoRA and DoRA. Use one of them."
             )
-        if not allow_trained and any(bool(factor.detach().any()) for factor in _zero_at_start(wrapper, adapter)):
+        if not allow_trained and any(_is_trained(factor) for factor in _zero_at_start(wrapper, adapter)):
             raise ModelError(
                 f"The adapter of `{name}` is already trained: the factor that starts at zero is not zero. "
                 "Placement chooses layers before training. Start from fresh "
                 "adapters; to go on with a run, resume from its checkpoint, whose placement "
                 "is used again."
             )
+
+
+def _is_trained(factor: Tensor) -> bool:
+    return not factor.is_meta and bool(factor.detach().any())
 
 
 def _zero_at_start(wrapper: LoraLayer, adapter: str) -> list[Tensor]:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layercard.cost.predict import StepPrediction, predict_step
+from layercard.pipeline.outlook import predicted_step
 
 if TYPE_CHECKING:
+    from layercard.cost.predict import StepPrediction
     from layercard.pipeline.entry_choice import EntryChoice
     from layercard.pipeline.session import PlacedRun
 
 
 def forecast(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
     """Return the predicted placed step of `run` beside the all-layer one."""
-    return predict_step(
-        run.placement.num_layers,
-        run.layers,
-        checkpointing=run.host.trainer.args.gradient_checkpointing,
-        gradient_entry=entries.obstacle is None,
-        recompute_above_entry=run.settings.checkpointing_above_entry != "off",
-        units=run.units,
-    )
+    model, args = run.host.model, run.host.trainer.args
+    return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle, run.units)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from layercard import plugins
+from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.errors import DataError, HostError, ModelError, ProbeError, UntrainableError
 from layercard.pipeline.probing import score
 from layercard.probing.run import run_probe
@@ -63,7 +64,7 @@ def look(
             target_modules=target_modules,
             rank=wanted.probe_rank,
             seed=wanted.random_seed,
-            checkpointing=host.trainer.args.gradient_checkpointing,
+            checkpointing=is_checkpointing(host.trainer.args),
         )
     return Seen(statistics, {name: score(statistics, name, manager)})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.anatomy.gradient_entry import find_obstacle, trainable_below
 from layercard.anatomy.input_gradients import input_gradient_hooks
 from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
@@ -55,7 +56,7 @@ def predicted_step(
     units: UnitCosts | None = None,
 ) -> StepPrediction:
     """Return the predicted placed step beside that of all-layer LoRA; `obstacle` keeps the gradient entry where it was."""
-    checkpointing = bool(args.gradient_checkpointing)
+    checkpointing = is_checkpointing(args)
     trained_below = bool(trainable_below(model, stack, placement.entry))
     host_goes_down = checkpointing or bool(input_gradient_hooks(model)) or trained_below
     return predict_step(

@@ -83,7 +83,7 @@ def place(
     manager = manager or plugins.manager()
     host = _host(trainer, manager)
     _refuse_late(host)
-    check_narrowable(host.model, allow_trained=is_resuming(host))
+    check_narrowable(host.model, allow_trained=is_resuming(host), allow_absent=chosen is not None)
     stack = locate_layers(host.model, wanted.layers_path, manager)
     refuse_nothing_to_learn(host)
     chosen = chosen or choose_layers(host, wanted, stack, manager)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.cost.predict import predict_step
 from layercard.prefix.cache import PrefixCache, find_prefix_obstacle
 from layercard.sizes import bytes_text, parse_prefix_cache, projected_bytes
@@ -86,7 +87,7 @@ class PrefixChoice:
         predicted = predict_step(
             self._placement.num_layers,
             self._placement.layers,
-            checkpointing=self._host.trainer.args.gradient_checkpointing,
+            checkpointing=is_checkpointing(self._host.trainer.args),
             recompute_above_entry=settings.checkpointing_above_entry != "off",
             prefix_cached=True,
         )

@@ -15,6 +15,8 @@ PER_TOKEN = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
 """Arguments of shape (batch, tokens) that an example's key covers."""
 PER_CALL = {"use_cache", "return_dict", "cache_position", "num_items_in_batch", "labels", "logits_to_keep"}
 """Arguments that hidden states do not depend on."""
+KEYS_AND_VALUES = {"cache", "past_key_values"}
+"""What models call the cache of keys and values, since transformers 5.24 and before."""
 DOCUMENT_BOUNDS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"}
 """Arguments that repeat what the positions of one packed row say."""
 
@@ -68,7 +70,7 @@ class BackboneCall:
 
     def _makes_key_value_cache(self) -> bool:
         """In training nobody reads them; in evaluation they may be those of a prompt."""
-        if "past_key_values" in self.named:
+        if KEYS_AND_VALUES & self.named.keys():
             return True
         asked = self._given.get("use_cache")
         configured = self._backbone.config.to_dict().get("use_cache", False)

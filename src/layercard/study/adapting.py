@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from layercard.anatomy.adapters import check_narrowable
+from layercard.anatomy.checkpoint_names import checkpointing_arguments
 from layercard.anatomy.gradient_entry import GradientEntry, find_obstacle
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.narrow import narrow
@@ -76,8 +77,7 @@ def make_trainer(
         learning_rate=settings.learning_rate,
         warmup_steps=max(1, round(WARM_UP * settings.steps)),
         lr_scheduler_type="linear",
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        **checkpointing_arguments(settings.gradient_checkpointing, {"use_reentrant": False}),
         train_sampling_strategy="sequential",
         seed=seed,
         report_to=[],

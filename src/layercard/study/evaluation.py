@@ -6,6 +6,7 @@ example's choices share one pass over the tokens that they have in common.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def _choose(model: nn.Module, example: HeldOut, pad: int, device: torch.device) 
         cache.batch_repeat_interleave(rows)
         mask = torch.cat([torch.ones(rows, before, dtype=torch.long), mask], dim=1)
     inputs = {"input_ids": rest["input_ids"].to(device), "attention_mask": mask.to(device)}
-    logits = model(**inputs, past_key_values=cache).logits[:, :-1]
+    logits = model(**inputs, **{_cache_name(_causal(model)): cache}).logits[:, :-1]
     labels = rest["labels"][:, 1:].to(device)
     nll = _nll(logits, labels)
     per_byte = nll.sum(1) / torch.tensor(example.lengths, device=device)
@@ -111,8 +112,17 @@ def _choose(model: nn.Module, example: HeldOut, pad: int, device: torch.device) 
 
 def _cached(model: nn.Module, tokens: Tensor) -> Any:
     """Return the keys and values of (1, length) `tokens`; the head is not run, for on one row CPUs take long over it."""
-    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    return causal.base_model(input_ids=tokens, use_cache=True).past_key_values
+    backbone = _causal(model).base_model
+    return backbone(input_ids=tokens, use_cache=True)[_cache_name(backbone)]
+
+
+def _causal(model: nn.Module) -> Any:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _cache_name(model: nn.Module) -> str:
+    """Return what the model calls keys and values; transformers 5.24 gave them another name."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _shared(choices: Sequence[Tokens]) -> int:

@@ -1,31 +1,36 @@
-"""Choosing layers before Axolotl builds the adapter: where fused LoRA kernels are on, and for `layercard plan --axolotl`.
+"""Choosing layers before Axolotl builds the adapter: where fused LoRA kernels are on, where weights are on one rank alone,
+and for `layercard plan --axolotl`.
 
 The base model is probed with the tokenized training set, and Axolotl builds the adapter on the chosen layers by its own
-`peft_layers_to_transform`. All-layer LoRA never exists in such a run.
+keys. All-layer LoRA never exists in such a run. Where there is nothing to probe, layers are chosen by depth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
 from layercard import plugins
-from layercard.anatomy.refusals import check_config
-from layercard.anatomy.selection import selected_modules, with_fields
 from layercard.anatomy.verify import verify_placement
-from layercard.errors import HostError, ModelError
+from layercard.errors import SettingsError
 from layercard.hosts.plain import PlainHost
 from layercard.hosts.rows import collated, holding, sampled_rows
 from layercard.pipeline.placing import Chosen, choose_layers
 from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.resume import saved_placement
+from layercard.placement.choose import choose_placement, needed_score
 from layercard.random_state import random_state
 from layercard_axolotl import compat
+from layercard_axolotl.adapter_keys import Selection
+from layercard_axolotl.refusals import weights_on_one_rank
 
 if TYPE_CHECKING:
+    import pluggy
     from torch import Tensor, nn
 
     from layercard.anatomy.layers import LayerStack
@@ -34,8 +39,7 @@ if TYPE_CHECKING:
 
     Inputs = Mapping[str, Any]
 
-_KERNELS_OFF = f"Or turn the fused LoRA kernels off ({', '.join(f'`{key}: false`' for key in compat.FUSED_KERNELS)})."
-MODEL_INPUTS = ("input_ids", "attention_mask", "labels", "position_ids")
+MODEL_INPUTS = ("input_ids", "attention_mask", "labels", "position_ids", "token_type_ids")
 
 
 class ConfigHost(PlainHost):
@@ -75,46 +79,70 @@ class ConfigHost(PlainHost):
         return loss
 
 
-def choose_before_adapter(cfg: Any, model: nn.Module, data: Any, settings: PlacementSettings) -> Chosen:
-    """Return the layers for a base model without adapters; raise as `layercard.place` does."""
+@dataclass(frozen=True)
+class Early:
+    """Layers that were chosen before the adapter, and the Axolotl keys that build it on them alone."""
+
+    chosen: Chosen
+    keys: Mapping[str, Any]
+
+    def write(self, cfg: Any) -> None:
+        """Tell Axolotl to build the adapter on the placement's layers."""
+        for key, value in self.keys.items():
+            cfg[key] = value
+
+
+def choose_before_adapter(cfg: Any, model: nn.Module, data: Any, settings: PlacementSettings) -> Early:
+    """Return the layers for a base model without adapters; raise as `layercard.place` does.
+
+    `data` is the training set. Where it is None, or was not tokenized beforehand, nothing is probed: `auto` goes by depth.
+    """
     manager = plugins.manager()
-    stack = locate_layers(model, settings.layers_path, manager)
-    config = compat.adapter_config(model, cfg)
-    check_config(config)
-    targets = None if isinstance(config.target_modules, str) else sorted(config.target_modules)
-    wanted = replace(settings, probe_rank=cfg.lora_r)
-    with compat.running_without_kernels(stack.layers):
-        chosen = choose_layers(ConfigHost(cfg, model, data), wanted, stack, manager, target_modules=targets)
-    _refuse_inexact(config, model, stack, chosen.placement)
-    return chosen
+    selection = Selection(cfg, model)
+    stack = locate_layers(model, settings.layers_path or selection.stack_path(), manager)
+    selection.layers_of(stack)
+    host = ConfigHost(cfg, model, data)
+    blind = why_blind(cfg, data)
+    if blind is None:
+        wanted = replace(settings, probe_rank=cfg.lora_r)
+        with compat.running_without_kernels(stack.layers):
+            chosen = choose_layers(host, wanted, stack, manager, target_modules=selection.names_inside(stack))
+    else:
+        chosen = _without_looking(host, settings, stack, manager, blind)
+    return Early(chosen, selection.keys_on(stack, chosen.placement.layers))
 
 
-def write_choice(cfg: Any, placement: LayerPlacement, stack: LayerStack) -> None:
-    """Tell Axolotl to build the adapter on the placement's layers."""
-    cfg.peft_layers_to_transform = list(placement.layers)
-    cfg.peft_layers_pattern = [stack.pattern]
+def why_blind(cfg: Any, data: Any) -> str | None:
+    """Return in one sentence why this run's data cannot be read by this run's model before the adapter, None where they can."""
+    if weights_on_one_rank(cfg):
+        return "FSDP with `cpu_ram_efficient_loading` gives weights to the first rank alone, so nothing was probed."
+    if not compat.is_tokenized(data):
+        return "The rows are tokenized while training reads them (images, sound), so nothing was probed."
+    return None
+
+
+def _without_looking(
+    host: ConfigHost, settings: PlacementSettings, stack: LayerStack, manager: pluggy.PluginManager, why: str
+) -> Chosen:
+    """Return an earlier run's placement, or choose by depth; raise `SettingsError` where the choice reads a score."""
+    saved = saved_placement(host, settings, len(stack))
+    if saved is not None:
+        return Chosen(saved, reused=True)
+    strategies = plugins.strategies(manager)
+    score = needed_score(settings, strategies)
+    if score is not None:
+        raise SettingsError(
+            f"`strategy` is {settings.strategy!r}, which reads the score `{score}`. {why} Choose by depth, such as "
+            "`lora_layers: uniform`, or name the layers."
+        )
+    notes = (f"{why} No Layer Card was consulted.",) if settings.is_auto else ()
+    return Chosen(choose_placement(settings, len(stack), strategies=strategies), notes=notes)
 
 
 def verify_built(model: Any, placement: LayerPlacement, layers_path: str | None) -> None:
-    """Raise `PlacementError` unless Axolotl built the adapter on the placement's layers and nowhere else."""
-    verify_placement(model, locate_layers(model, layers_path, plugins.manager()), placement.layers)
+    """Raise `PlacementError` unless Axolotl built the adapter on the placement's layers and nowhere else.
 
-
-def _refuse_inexact(config: Any, model: nn.Module, stack: LayerStack, placement: LayerPlacement) -> None:
-    """PEFT's `layers_to_transform` drops targets outside the layers, and counts every stack of layers alike."""
-    if config.target_parameters:
-        raise ModelError(
-            "`lora_target_parameters` cannot be narrowed to layers while the adapter is built. Target modules alone. "
-            f"{_KERNELS_OFF}"
-        )
-    names = [name for name, _ in model.named_modules()]
-    layered = with_fields(config, {"layers_to_transform": list(placement.layers), "layers_pattern": [stack.pattern]})
-    wanted = {n for n in selected_modules(config, names) if stack.layer_of(n) in {None, *placement.layers}}
-    built = selected_modules(layered, names)
-    if wanted != built:
-        wrong = sorted(wanted ^ built)
-        raise HostError(
-            f"`peft_layers_to_transform` knows layer numbers alone, and would treat `{wrong[0]}` and {len(wrong) - 1} other "
-            f"modules outside the layers otherwise than `lora_target_modules` says. {_KERNELS_OFF} Layers are then chosen "
-            "after the adapter is built."
-        )
+    A model that is no PeftModel yet gets its adapter from TRL, whose trainer `place` verifies.
+    """
+    if isinstance(model, PeftModel):
+        verify_placement(model, locate_layers(model, layers_path, plugins.manager()), placement.layers)

@@ -5,12 +5,16 @@ Written for Axolotl 0.19 and 0.21. It offers Axolotl's own loading steps by name
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import nn
+
+from layercard.errors import ModelError
 
 FUSED_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
@@ -25,6 +29,14 @@ def load_training_data(cfg: Any) -> Any:
     from axolotl.common.datasets import load_datasets
 
     return load_datasets(cfg=cfg)
+
+
+def is_tokenized(dataset: Any) -> bool:
+    """Whether rows hold tokens already; those of vision and audio runs get theirs from the collator, while training."""
+    if dataset is None:
+        return False
+    names = dataset.column_names  # a stream may not know them
+    return "input_ids" in (next(iter(dataset), {}) if names is None else names)
 
 
 def load_tokenizer(cfg: Any) -> Any:
@@ -47,6 +59,45 @@ def adapter_config(model: nn.Module, cfg: Any) -> Any:
 
     _, config = load_adapter(model, cfg, cfg.adapter, config_only=True)
     return config
+
+
+def with_linear_names(config: Any, model: nn.Module) -> Any:
+    """Return the configuration with `all-linear` replaced by the names that PEFT takes it for in `model`."""
+    from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
+
+    return _maybe_include_all_linear_layers(copy.copy(config), model)
+
+
+def mapping(values: Mapping[str, Any]) -> Any:
+    """Return the mapping as the type that Axolotl's functions read: absent keys are None."""
+    from axolotl.utils.dict import DictDefault
+
+    return DictDefault(dict(values))
+
+
+def skeleton(values: Mapping[str, Any]) -> nn.Module:
+    """Return the model of a configuration by the class that Axolotl loads it with, without weights, on the meta device.
+
+    Raises `ModelError` where its configuration cannot be read.
+    """
+    import transformers
+    from axolotl.loaders import ModelLoader
+    from axolotl.utils.config import normalize_config
+
+    cfg = mapping({"micro_batch_size": 1, "gradient_accumulation_steps": 1} | dict(values))
+    try:
+        normalize_config(cfg)
+        loader = ModelLoader(cfg, tokenizer=None)
+    except OSError as error:
+        raise ModelError(
+            f"The model {cfg.base_model} cannot be read: {str(error).strip().splitlines()[0]} Give `base_model` a folder with a "
+            "config.json, or a Hub id."
+        ) from None
+    loader._set_auto_model_loader()
+    named = cfg.type_of_model and cfg.type_of_model != "AutoModelForCausalLM" and not cfg.trust_remote_code
+    with torch.device("meta"):
+        model: nn.Module = loader._load_model_from_config(getattr(transformers, cfg.type_of_model) if named else None)
+    return model
 
 
 def checkpoint_to_resume(cfg: Any) -> str | None:

@@ -15,7 +15,6 @@ from axolotl.integrations.base import BasePlugin, PluginManager
 
 from layercard import __version__, plugins
 from layercard.anatomy.layers import describe
-from layercard.cli.loading import skeleton
 from layercard.cost.predict import predict_step
 from layercard.errors import SettingsError
 from layercard.files import write_text
@@ -23,8 +22,9 @@ from layercard.pipeline.probing import locate_layers
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.settings import PlacementSettings
 from layercard_axolotl import compat
+from layercard_axolotl.adapter_keys import Selection
 from layercard_axolotl.arguments import KEY
-from layercard_axolotl.before_adapter import choose_before_adapter
+from layercard_axolotl.before_adapter import Early, choose_before_adapter
 from layercard_axolotl.refusals import refuse_choice
 from layercard_axolotl.yaml_file import ConfigFile
 
@@ -45,7 +45,7 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
     refuse_choice(file.values)
     wanted = file.values.get(KEY)
     settings = PlacementSettings.from_user(*([] if wanted is None else [wanted]), **asked)
-    placement, pattern = _choose(file.values, settings)
+    placement, keys = _choose(file.values, settings)
     predicted = predict_step(
         placement.num_layers,
         placement.layers,
@@ -58,7 +58,7 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
         f"Predicted step time with Axolotl alone: {predicted.ratio:.2f} of all-layer LoRA's. It does not end backpropagation at "
         f"the lowest adapted layer; `{KEY}: {list(placement.layers)}` does, where the run is not sharded."
     )
-    text = file.with_layers(list(placement.layers), pattern, reason)
+    text = file.with_keys(keys, reason)
     if output is None:
         say.say(text)
     else:
@@ -68,11 +68,14 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
     return {"placement": placement.to_dict(), "expected": expected, "config": None if output is None else str(output)}
 
 
-def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[LayerPlacement, str]:
-    """Return the placement and PEFT's `layers_pattern`; weights and data are loaded only where the choice reads them."""
+def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[LayerPlacement, Mapping[str, Any]]:
+    """Return the placement and the keys that say it; weights and data are loaded only where the choice reads them."""
     manager = plugins.manager()
     strategies = plugins.strategies(manager)
-    stack = locate_layers(skeleton(str(values["base_model"])), settings.layers_path, manager)
+    single = _single(values)
+    selection = Selection(compat.mapping(single), compat.skeleton(single))
+    stack = locate_layers(selection.model, settings.layers_path or selection.stack_path(), manager)
+    selection.layers_of(stack)
     score = needed_score(settings, strategies)
     if score is not None and values.get("rl"):
         raise SettingsError(
@@ -80,29 +83,35 @@ def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[Lay
             "probes supervised examples. Choose by depth, such as `lora_layers: uniform`, or plan on supervised data."
         )
     if score is None and (not settings.is_auto or values.get("rl")):
-        return choose_placement(settings, len(stack), strategies=strategies), stack.pattern
-    return _probed(values, settings), stack.pattern
+        placement = choose_placement(settings, len(stack), strategies=strategies)
+        return placement, selection.keys_on(stack, placement.layers)
+    early = _probed(single, settings)
+    return early.chosen.placement, early.keys
 
 
-def _probed(values: Mapping[str, Any], settings: PlacementSettings) -> LayerPlacement:
+def _single(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration for one process without kernels, and without layercard's own key and plugin."""
+    single = {key: value for key, value in values.items() if key not in (*SHARDING, KEY)}
+    single |= dict.fromkeys(compat.FUSED_KERNELS, False)
+    single["plugins"] = [name for name in values.get("plugins") or [] if not name.startswith("layercard_axolotl.")]
+    return single
+
+
+def _probed(single: Mapping[str, Any], settings: PlacementSettings) -> Early:
     """Load data and base model as Axolotl does, in one process, and choose."""
     from axolotl.cli.config import load_cfg
     from axolotl.loaders import ModelLoader
-    from axolotl.utils.dict import DictDefault
 
     with tempfile.TemporaryDirectory() as folder:
-        single = {k: v for k, v in values.items() if k not in (*SHARDING, KEY)}
-        single |= dict.fromkeys(compat.FUSED_KERNELS, False) | {"output_dir": folder}
-        single["plugins"] = [name for name in values.get("plugins") or [] if not name.startswith("layercard_axolotl.")]
-        cfg = load_cfg(DictDefault(single))
+        cfg = load_cfg(compat.mapping({**single, "output_dir": folder}))
         planner = _Planner(settings, compat.load_training_data(cfg).train_dataset)
         PluginManager.get_instance().plugins[NAME] = planner
         try:
             ModelLoader(cfg, compat.load_tokenizer(cfg)).load()
         finally:
             del PluginManager.get_instance().plugins[NAME]
-    assert planner.placement is not None
-    return planner.placement
+    assert planner.early is not None
+    return planner.early
 
 
 class _Planner(BasePlugin):
@@ -111,8 +120,8 @@ class _Planner(BasePlugin):
     def __init__(self, settings: PlacementSettings, data: Any) -> None:
         super().__init__()
         self._settings, self._data = settings, data
-        self.placement: LayerPlacement | None = None
+        self.early: Early | None = None
 
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
         """Choose on the base model."""
-        self.placement = choose_before_adapter(cfg, model, self._data, self._settings).placement
+        self.early = choose_before_adapter(cfg, model, self._data, self._settings)

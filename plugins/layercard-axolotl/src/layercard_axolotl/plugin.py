@@ -2,9 +2,9 @@
 
 Without fused LoRA kernels Axolotl or TRL builds the adapter on every layer, and `post_trainer_create` narrows it: the
 trainer, its data and its collator are there, no optimizer is, and all-layer LoRA can be measured against. With fused
-kernels, which are patched into the layers that have adapters, the layers are chosen in `pre_lora_load` and Axolotl
-builds the adapter on them alone. Every exception in these hooks ends the run; that placement happened is proven once more
-when training begins.
+kernels, which are patched into the layers that have adapters, and where weights are on one rank alone, the layers are
+chosen in `pre_lora_load` and Axolotl builds the adapter on them alone. Every exception in these hooks ends the run; that
+placement happened is proven once more when training begins.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from axolotl.integrations.base import BasePlugin
 from transformers import TrainerCallback
 
-from layercard import place, plugins
+from layercard import place
 from layercard.errors import HostError
-from layercard.pipeline.probing import locate_layers
 from layercard_axolotl import compat
 from layercard_axolotl.arguments import KEY, settings_of
-from layercard_axolotl.before_adapter import choose_before_adapter, verify_built, write_choice
-from layercard_axolotl.refusals import refuse_trained_adapter
+from layercard_axolotl.before_adapter import choose_before_adapter, verify_built
+from layercard_axolotl.refusals import refuse_trained_adapter, weights_on_one_rank
 
 if TYPE_CHECKING:
     from layercard.pipeline.placing import Chosen
@@ -40,6 +39,7 @@ class LayerCardPlugin(BasePlugin):
 
     def _forget(self) -> None:
         self._settings: PlacementSettings | None = None
+        self._early = False
         self._data: Any = None
         self._chosen: Chosen | None = None
         self.run: PlacedRun | None = None
@@ -56,29 +56,33 @@ class LayerCardPlugin(BasePlugin):
         """Keep the tokenized data where layers are chosen before the trainer exists; None leaves loading to Axolotl."""
         settings = settings_of(cfg)
         if settings is None:
-            log.warning("`%s` is not in the configuration, so layercard does nothing in this run.", KEY)
+            level = logging.WARNING if _named(cfg) else logging.DEBUG
+            log.log(level, "`%s` is not in the configuration, so layercard does nothing in this run.", KEY)
             return None
         if preprocess:
             return None
         refuse_trained_adapter(cfg)
         self._settings = settings
-        if cfg.rl or not compat.fused_kernels(cfg):
-            return None
-        self._data = compat.load_training_data(cfg)
+        sharded = weights_on_one_rank(cfg)
+        self._early = sharded or bool(compat.fused_kernels(cfg) and not cfg.rl)
+        if self._early and not sharded:
+            self._data = compat.load_training_data(cfg)
         return self._data
 
     def pre_lora_load(self, cfg: Any, model: Any) -> None:
-        """Choose layers on the base model, where fused kernels are on."""
-        if self._settings is None or self._data is None:
+        """Choose layers on the base model, where the adapter is to be built on them alone."""
+        if self._settings is None or not self._early or self._chosen is not None:
             return
-        self._chosen = choose_before_adapter(cfg, model, self._data.train_dataset, self._settings)
-        stack = locate_layers(model, self._settings.layers_path, plugins.manager())
-        write_choice(cfg, self._chosen.placement, stack)
-        log.warning(
-            "Fused LoRA kernels are on (%s), so the adapter is built on the chosen layers alone and all-layer LoRA cannot be "
-            "measured against. To have it measured, set them to false.",
-            ", ".join(compat.fused_kernels(cfg)),
-        )
+        early = choose_before_adapter(cfg, model, self._data and self._data.train_dataset, self._settings)
+        early.write(cfg)
+        self._chosen = early.chosen
+        kernels = compat.fused_kernels(cfg)
+        if kernels and self._data is not None:
+            log.warning(
+                "Fused LoRA kernels are on (%s), so the adapter is built on the chosen layers alone and all-layer LoRA cannot be "
+                "measured against. To have it measured, set them to false.",
+                ", ".join(kernels),
+            )
 
     def post_lora_load(self, cfg: Any, model: Any) -> None:
         """Check that Axolotl built the adapter on the chosen layers and nowhere else."""
@@ -95,6 +99,11 @@ class LayerCardPlugin(BasePlugin):
             return
         trainer.args.resume_from_checkpoint = compat.checkpoint_to_resume(cfg)
         self.run = place(trainer, lora_layers=self._settings, chosen=self._chosen)
+
+
+def _named(cfg: Any) -> bool:
+    """Whether the configuration asks for the plugin; Axolotl 0.21 loads it wherever it is installed."""
+    return any(str(name).startswith("layercard_axolotl") for name in cfg.get("plugins") or ())
 
 
 class PlacementProof(TrainerCallback):

@@ -5,16 +5,21 @@ Reads plain mappings; knows nothing of models.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from layercard import plugins
 from layercard.errors import SettingsError, one_of
+from layercard.placement.choose import needed_score
+from layercard.settings import PlacementSettings
+from layercard_axolotl.deepspeed_file import zero_stage
 
 LORA = ("lora", "qlora")
 PLACED_RL = (None, "dpo", "ipo", "kto")
 """The values of `rl` whose trainer layercard knows; None is supervised fine-tuning."""
+_NOT_IN_NAMES = re.compile(r"[^\w.-]")
+"""What a module's dotted name cannot hold, and a regular expression hardly does without."""
 OWN_CHOICE = ("peft_layers_to_transform", "peft_layers_pattern")
 
 
@@ -73,18 +78,36 @@ def _refuse_own_choice(config: Mapping[str, Any]) -> None:
             )
     if config.get("unfrozen_parameters"):
         raise SettingsError(
-            "`lora_layers` and `unfrozen_parameters` are both given. Base weights that train beside adapters can lie below "
-            "the adapted layers, where placement expects nothing to train. Drop one of the two keys."
+            "`lora_layers` and `unfrozen_parameters` are both given. After the adapter is built Axolotl freezes every parameter "
+            "whose name these patterns do not match, the adapter's among them, and trains base weights where they do; placement "
+            "trains the adapters of the chosen layers and nothing else. Drop one of the two keys; with an adapter, base weights "
+            "are frozen anyway."
         )
 
 
 def _refuse_targets(config: Mapping[str, Any]) -> None:
     targets = config.get("lora_target_modules")
-    if isinstance(targets, str) and targets != "all-linear":
-        raise SettingsError(
-            f"`lora_target_modules` is the text {targets!r}, which PEFT reads as a regular expression that knows no layers. "
-            "With `lora_layers` give a list of module names, `all-linear`, or `lora_target_linear: true`."
-        )
+    if isinstance(targets, str):
+        try:
+            re.compile(targets)
+        except re.error as error:
+            raise SettingsError(
+                f"`lora_target_modules` is the text {targets!r}, which PEFT reads as a regular expression, and it is none: "
+                f"{error}. Mend it, or give a list of module names."
+            ) from None
+    elif targets:
+        expressions = [str(name) for name in targets if _NOT_IN_NAMES.search(str(name))]
+        if expressions:
+            raise SettingsError(
+                f"`lora_target_modules` is a list that holds {expressions[0]!r}. PEFT compares the entries of a list with the "
+                "ends of module names and reads no regular expressions there, so this one selects nothing. Give one text, such "
+                f"as {'|'.join(_in_one_text(str(name)) for name in targets)!r}, or module names."
+            )
+
+
+def _in_one_text(entry: str) -> str:
+    """An entry of a list as an alternative of one expression, which has to match whole names."""
+    return entry if _NOT_IN_NAMES.search(entry) else f".*{re.escape(entry)}"
 
 
 def _refuse_trainer(config: Mapping[str, Any]) -> None:
@@ -101,33 +124,35 @@ def _refuse_trainer(config: Mapping[str, Any]) -> None:
 
 
 def _refuse_sharded_weights(config: Mapping[str, Any]) -> None:
-    fsdp = config.get("fsdp_config") or {}
-    if any(fsdp.get(key) for key in ("cpu_ram_efficient_loading", "fsdp_cpu_ram_efficient_loading")):
-        raise SettingsError(
-            "FSDP with `cpu_ram_efficient_loading` gives weights to the first rank alone, so the others have nothing to "
-            f"probe. Set it to false where the weights fit into memory on every rank. {_plan_first(config)}"
-        )
-    if _zero_stage(config.get("deepspeed")) == 3:
+    stage = zero_stage(config.get("deepspeed"))
+    if stage == 3:
         raise SettingsError(
             "DeepSpeed ZeRO-3 partitions the weights while they are loaded, so they cannot be probed. ZeRO-1 and ZeRO-2 work. "
             f"{_plan_first(config)}"
         )
+    score = _score_read(config) if weights_on_one_rank(config) else None
+    if score is not None:
+        raise SettingsError(
+            f"`lora_layers` reads the score `{score}`, and FSDP with `cpu_ram_efficient_loading` gives weights to the first rank "
+            "alone, so the others have nothing to probe. Choose by depth (`auto`, `uniform`, `last`) or name the layers; or set "
+            f"`cpu_ram_efficient_loading` to false where the weights fit into memory on every rank. {_plan_first(config)}"
+        )
 
 
-def _zero_stage(deepspeed: Any) -> int | None:
-    """Return the stage that the configuration, or the file that it names, asks for."""
-    if isinstance(deepspeed, str):
-        path = Path(deepspeed)
-        if not path.is_file():
-            return None  # Axolotl says so itself
-        deepspeed = json.loads(path.read_text(encoding="utf-8"))
-    stage = ((deepspeed or {}).get("zero_optimization") or {}).get("stage")
-    return None if stage is None else int(stage)
+def weights_on_one_rank(config: Mapping[str, Any]) -> bool:
+    """Whether FSDP loads the weights on the first rank alone, so that the others hold a model on the meta device."""
+    fsdp = config.get("fsdp_config") or {}
+    return any(fsdp.get(key) for key in ("cpu_ram_efficient_loading", "fsdp_cpu_ram_efficient_loading"))
+
+
+def _score_read(config: Mapping[str, Any]) -> str | None:
+    """The score that has to be probed for the choice that `lora_layers` asks for."""
+    return needed_score(PlacementSettings.from_user(config["lora_layers"]), plugins.strategies(plugins.manager()))
 
 
 def _plan_first(config: Mapping[str, Any]) -> str:
     path = config.get("axolotl_config_path") or "config.yml"
     return (
         f"Or choose the layers beforehand, `layercard plan --axolotl {path} -o placed.yml`, and train with placed.yml, in "
-        "which Axolotl's own `peft_layers_to_transform` holds them."
+        "which Axolotl's own keys name them."
     )

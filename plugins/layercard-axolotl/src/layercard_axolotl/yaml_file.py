@@ -5,9 +5,12 @@ Keys are located by a parser that knows their lines; the text around them is kep
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -15,7 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from layercard.errors import SettingsError
 
-KEY, LAYERS, PATTERN = "lora_layers", "peft_layers_to_transform", "peft_layers_pattern"
+KEY = "lora_layers"
 BESIDE = "adapter"
 """The key after which layers are written where `lora_layers` is not there."""
 
@@ -40,17 +43,22 @@ class ConfigFile:
             raise SettingsError(f"{path} is no Axolotl configuration: one key a line, such as `base_model: …`.")
         return cls(path, text, values)
 
-    def with_layers(self, layers: list[int], pattern: str, reason: str) -> str:
-        """Return the text with the layers in Axolotl's own keys in place of `lora_layers`, and a comment that says why."""
-        comment = [f"# {line}" for line in textwrap.wrap(reason, 98)]
-        written = [*comment, f"{LAYERS}: {layers}", f"{PATTERN}: [{pattern}]"]
+    def with_keys(self, keys: Mapping[str, Any], reason: str) -> str:
+        """Return the text with `keys` in place of `lora_layers`, and a comment that says why.
+
+        A key that the file holds already moves there; one whose value is None is left out.
+        """
+        written = [f"# {line}" for line in textwrap.wrap(reason, 98)]
+        for key, value in keys.items():
+            written += [] if value is None else _lines(key, value)
         lines = self.text.splitlines()
-        if KEY in self.values:
-            start, end = self._lines_of(KEY, lines)
-            lines[start:end] = written
-        else:
-            _, end = self._lines_of(BESIDE, lines)
-            lines[end:end] = written
+        home = KEY if KEY in self.values else BESIDE
+        taken = {key: self._lines_of(key, lines) for key in {home, *keys} if key in self.values}
+        for key, (start, end) in sorted(taken.items(), key=lambda item: item[1], reverse=True):
+            if key == BESIDE:
+                lines[end:end] = written
+            else:
+                lines[start:end] = written if key == home else []
         return "\n".join(lines) + "\n"
 
     def _lines_of(self, key: str, lines: list[str]) -> tuple[int, int]:
@@ -61,3 +69,12 @@ class ConfigFile:
         while end > start + 1 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
             end -= 1
         return start, end
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    """A key with its value as YAML: names one a line, everything else in one."""
+    if isinstance(value, list) and any(isinstance(entry, str) for entry in value) and len(value) > 1:
+        return [f"{key}:", *(f"  - {entry}" for entry in value)]
+    if isinstance(value, list):
+        return [f"{key}: [{', '.join(map(str, value))}]"]
+    return [f"{key}: {json.dumps(value)}"]
