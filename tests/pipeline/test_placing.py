@@ -145,6 +145,7 @@ def trained_adapters() -> Any:
 def two_adapters() -> Any:
     model = lora()
     model.add_adapter("second", lora_config("llama"))
+    next(p for n, p in model.named_parameters() if "lora_B.second" in n).data.fill_(0.1)
     return model
 
 
