@@ -13,11 +13,14 @@ from layercard.cli.examine import Examined
 from layercard.cli.loading import settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
+from layercard.cli.recording import record_of_command
 from layercard.cli.strategy_table import StrategyCost, show_strategies, strategy_costs
 from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
 from layercard.cost.predict import StepPrediction, predict_step
 from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.record import recorded
+from layercard.pipeline.resume import check_made_for
 from layercard.placement.choose import check_depth, needed_score
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
@@ -113,7 +116,10 @@ def make_plan(
     stack = locate_layers(bare, settings.layers_path, manager)
     check_depth(settings, len(stack))
     decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack))
-    placement = decision.placement
+    named = settings.placement_path
+    record = record_of_command(model.name, bare, stack, examined, data, settings, targets)
+    notes = decision.notes if named is None else (*decision.notes, *check_made_for(decision.placement, named, record))
+    placement = recorded(decision.placement, record, named)
     units, costs = plan_costs(bare, stack, targets, timed=time_costs)
     expected = predict_step(
         len(stack),
@@ -125,11 +131,11 @@ def make_plan(
     )
     scores = examined.scores if examined else {}
     table = strategy_costs(placement, settings, scores, manager, checkpointing=checkpointing, units=units)
-    return Plan(placement, expected, checkpointing, examined, table, costs, decision.notes)
+    return Plan(placement, expected, checkpointing, examined, table, costs, notes)
 
 
 def difference(saved: LayerPlacement, chosen: LayerPlacement) -> str | None:
-    """Return how `chosen` differs from `saved` for people, or None where the layers are the same."""
+    """Return how the layers of `chosen` differ from those of `saved` for people, or None where they are the same."""
     if saved.num_layers != chosen.num_layers:
         return f"it was made for {saved.num_layers} layers, and the model has {chosen.num_layers}"
     if saved.layers == chosen.layers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +19,21 @@ from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
+from layercard.hosts.readiness import refuse_late
+from layercard.pipeline.checkpoints import check_named_checkpoint
 from layercard.pipeline.consulting import consult, run_facts
 from layercard.pipeline.losses import refuse_nothing_to_learn
+from layercard.pipeline.placed import all_adapters_back, remember, same_run
 from layercard.pipeline.probing import locate_layers, score
-from layercard.pipeline.resume import is_resuming, saved_placement
+from layercard.pipeline.record import record_of_run, recorded
+from layercard.pipeline.resume import (
+    NAME,
+    check_made_for,
+    checkpoint_folder,
+    is_resuming,
+    replaced_placement,
+    resumed_placement,
+)
 from layercard.pipeline.session import PlacedRun
 from layercard.pipeline.shelf import open_shelf
 from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placement, needed_score
@@ -46,14 +57,14 @@ one step or two."""
 
 @dataclass(frozen=True)
 class Chosen:
-    """A placement, and what was probed for it; `reused` where an earlier run's placement.json holds it."""
+    """A placement, and what was probed for it; `reused` where it is that of the run that is resumed."""
 
     placement: LayerPlacement
     statistics: LayerStatistics | None = None
     scores: Mapping[str, LayerScores] = field(default_factory=dict)
     reused: bool = False
     notes: tuple[str, ...] = ()
-    """What a person should know of the Layer Cards that were consulted."""
+    """What a person should know of the Layer Cards that were consulted, and of what a saved placement was chosen for."""
 
 
 def place(
@@ -70,30 +81,37 @@ def place(
     mapping of settings; any other setting of `PlacementSettings` by its name; `chosen` is what `choose_layers` returned
     where a host builds its adapter from a placement. Returns the placed run, whose `report` is
     complete when training ends. placement.json is written to the trainer's output directory.
-    Raises `SettingsError`, `CardError`, `HostError`, `ModelError`, `DataError`, `ProbeError` or `PlacementError` before any
-    training, with the trainer left as it was.
+    Called again on the same trainer with the same settings, it returns the same run. Raises `SettingsError`, `CardError`,
+    `HostError`, `ModelError`, `DataError`, `ProbeError` or `PlacementError` before any training, with the trainer left as
+    it was.
     """
     wanted = PlacementSettings.from_user(lora_layers, **settings)
     manager = manager or plugins.manager()
     host = _host(trainer, manager)
-    _refuse_late(host)
-    check_narrowable(host.model, allow_trained=is_resuming(host))
-    stack = locate_layers(host.model, wanted.layers_path, manager)
-    refuse_nothing_to_learn(host)
-    chosen = chosen or choose_layers(host, wanted, stack, manager)
-    placement, statistics = chosen.placement, chosen.statistics
-    with ExitStack() as undo:
+    run = PlacedRun.of(trainer)
+    if run is not None:
+        return same_run(run, wanted)
+    refuse_late(trainer, wanted)
+    with all_adapters_back(host.model, resuming=is_resuming(host)), ExitStack() as undo:
+        check_narrowable(host.model, allow_trained=is_resuming(host))
+        stack = locate_layers(host.model, wanted.layers_path, manager)
+        refuse_nothing_to_learn(host)
+        chosen = chosen or choose_layers(host, wanted, stack, manager)
+        placement, statistics = chosen.placement, chosen.statistics
         narrowing = narrow(host.model, stack, placement.layers)
         undo.callback(narrowing.undo)
         verify_placement(host.model, stack, placement.layers)
+        check_named_checkpoint(checkpoint_folder(host), host.model, stack)
         run = PlacedRun(
             host, stack, placement, narrowing, wanted,
             probe_seconds=statistics.seconds if statistics else 0.0, statistics=statistics, scores=chosen.scores,
         )  # fmt: skip
         run.attach()  # before the file: a placement that ranks do not share must not be found by the next run
         undo.callback(run.detach)
+        replaced = replaced_placement(host, placement)
         if trainer.is_world_process_zero():
-            placement.save(host.output_dir / "placement.json")
+            placement.save(host.output_dir / NAME)
+        remember(host.model, narrowing)
         undo.pop_all()
     announce(
         placement,
@@ -102,7 +120,7 @@ def place(
         reused=chosen.reused,
         statistics=statistics,
         units=estimate_unit_costs(host.model, stack),
-        notes=chosen.notes,
+        notes=(*chosen.notes, *([] if replaced is None else [replaced])),
     )
     manager.hook.after_placement(placement=placement)
     return run
@@ -117,18 +135,6 @@ def _host(trainer: Any, manager: pluggy.PluginManager) -> Host:
             "answers the hook `locate_host`."
         )
     return host
-
-
-def _refuse_late(host: Host) -> None:
-    """Raise `HostError` where an optimizer already holds the adapters, or the model is wrapped."""
-    trainer = host.trainer
-    if trainer.optimizer is not None:
-        raise HostError(
-            "The trainer has an optimizer already, which holds the parameters of every layer. Call `place` between the "
-            "trainer's construction and `train()`, and pass no `optimizers`."
-        )
-    if trainer.model_wrapped is not trainer.model:
-        raise HostError("The trainer has wrapped its model already. Call `place` before `train()`.")
 
 
 def _plan_first(host: Host) -> str:
@@ -147,15 +153,29 @@ def choose_layers(
     *,
     target_modules: Sequence[str] | None = None,
 ) -> Chosen:
-    """Return an earlier run's placement where there is one; else probe where the choice needs it, and choose.
+    """Return the placement of the run that is resumed where there is one; else probe where the choice needs it, and choose.
 
     `auto` takes what matching Layer Cards lead to, and goes by depth where none matches.
 
     `target_modules` (suffixes) stand in for adapters where the model has none yet. Raises as `place` does.
     """
-    placement = saved_placement(host, wanted, len(stack))
-    if placement is not None:
-        return Chosen(placement, reused=True)
+    record = record_of_run(host, wanted, stack, target_modules)
+    resumed = resumed_placement(host, wanted, record)
+    if resumed is not None:
+        return Chosen(resumed.placement, reused=True, notes=resumed.notes)
+    chosen = _choose(host, wanted, stack, manager, target_modules)
+    named = wanted.placement_path
+    notes = () if named is None else check_made_for(chosen.placement, named, record)
+    return replace(chosen, placement=recorded(chosen.placement, record, named), notes=(*chosen.notes, *notes))
+
+
+def _choose(
+    host: Host,
+    wanted: PlacementSettings,
+    stack: LayerStack,
+    manager: pluggy.PluginManager,
+    target_modules: Sequence[str] | None,
+) -> Chosen:
     strategies = plugins.strategies(manager)
     needed = needed_score(wanted, strategies)
     check_depth(wanted, len(stack))

@@ -1,5 +1,7 @@
 """Changes the placement of a run that begins to train: `adopt` other layers, and `settle` what hangs on them.
 
+`freeze_alike` lets the shed layers follow an optimizer that froze a factor of the placed ones.
+
 `adopt` changes the model alone, so that a placement can be tried out; `settle` makes optimizer and scheduler anew and
 writes placement.json. A run that has adopted all layers trains bit for bit as one without layercard.
 """
@@ -10,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from layercard.anatomy.adapters import sole_adapter
 from layercard.anatomy.narrow import narrow
-from layercard.anatomy.verify import verify_placement
+from layercard.anatomy.verify import a_is_frozen, factors_a, verify_placement
 from layercard.hosts.optimizers import renew_optimizer
+from layercard.pipeline.placed import remember
 from layercard.pipeline.ranks import check_ranks_agree
 from layercard.pipeline.resume import GUARDED, NAME
 
@@ -24,6 +28,7 @@ def adopt(run: PlacedRun, layers: Sequence[int], reason: str) -> None:
     """Adapt `layers` from now on, each with the adapter values that it had when the host made them."""
     run.narrowing.undo()
     run.narrowing = narrow(run.host.model, run.stack, layers)
+    remember(run.model, run.narrowing)
     run.placement = replace(
         run.placement, layers=run.narrowing.layers, strategy=GUARDED, reason=reason, evidence="none", cards=()
     )
@@ -36,3 +41,17 @@ def settle(run: PlacedRun, max_steps: int) -> None:
     renew_optimizer(run.host.trainer, max_steps)
     if run.host.trainer.is_world_process_zero():
         run.placement.save(run.host.output_dir / NAME)
+
+
+def freeze_alike(run: PlacedRun) -> None:
+    """Freeze A in the shed adapters where the run's optimizer froze it in the placed ones, as LoRA-FA's does.
+
+    The trainer makes its optimizer after placing, so it has seen the placed layers alone; all-layer LoRA is to be compared as
+    it would train.
+    """
+    model = run.host.model
+    adapter = sole_adapter(model)
+    if a_is_frozen(model, adapter):
+        with run.narrowing.all_layers():
+            for parameter in factors_a(model, adapter).values():
+                parameter.requires_grad_(False)

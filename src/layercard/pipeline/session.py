@@ -20,10 +20,11 @@ from transformers import TrainerCallback
 from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.speedup import SpeedupReport
-from layercard.errors import HostError, QualityError
+from layercard.errors import HostError, PlacementError, QualityError
 from layercard.pipeline.beginning import begin
-from layercard.pipeline.checkpoints import LoadedAdapters
+from layercard.pipeline.checkpoints import LoadedAdapters, leave_placement
 from layercard.pipeline.ranks import check_ranks_agree
+from layercard.pipeline.replacing import freeze_alike
 from layercard.pipeline.reporting import RunFacts, make_report
 from layercard.report.console import show
 from layercard.report.files import save_report
@@ -61,10 +62,16 @@ class PlacedRun:
         scores: Mapping[str, LayerScores] | None = None,
     ) -> None:
         self.host, self.stack, self.placement = host, stack, placement
+        self.model: Any = host.model
         self.narrowing, self.settings, self.probe_seconds = narrowing, settings, probe_seconds
         self.statistics, self.scores = statistics, scores
         self._report: SpeedupReport | None = None
         self._callback: _InsideTraining | None = None
+
+    @classmethod
+    def of(cls, trainer: Any) -> PlacedRun | None:
+        """Return the run of a trainer that was placed already, None of one that was not."""
+        return next((c.run for c in trainer.callback_handler.callbacks if isinstance(c, _InsideTraining)), None)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -119,9 +126,9 @@ class _InsideTraining(TrainerCallback):
     """The part of a placed run that happens inside `train()`."""
 
     def __init__(self, run: PlacedRun) -> None:
-        self._run = run
+        self.run = run
         self._undo = ExitStack()
-        self._loaded = LoadedAdapters(run.host.model, run.stack)
+        self._loaded = LoadedAdapters(run.host, run.stack)
         self._watch = BackwardWatch(run.host.model, run.stack)
         self._facts: RunFacts | None = None
         self._prefix: PrefixChoice | None = None
@@ -136,8 +143,15 @@ class _InsideTraining(TrainerCallback):
         """Check the placement, measure, put the entry in force, and write a partial report."""
         self.leave()  # a previous train() may have ended in an exception, or be retried with smaller batches
         began = time.perf_counter()
-        run = self._run
+        run = self.run
+        self._loaded.begun = True
+        if not run.narrowing.in_force:
+            raise PlacementError(
+                "The model of this trainer was placed anew for another trainer since, or its placement was undone. Train with "
+                "the trainer that was placed last, or build one anew and call `place`."
+            )
         verify_placement(run.host.model, run.stack, run.layers)
+        freeze_alike(run)
         if state.global_step > 0:
             self._loaded.check(run.host, state.global_step)
         check_ranks_agree(run.placement)
@@ -165,10 +179,10 @@ class _InsideTraining(TrainerCallback):
 
     def _react(self, quality: Mapping[str, Any]) -> None:
         """Say what the trial found, and raise `QualityError` where the run is told to stop."""
-        say_quality(quality, self._run.placement, shown=self._run.host.trainer.is_world_process_zero())
+        say_quality(quality, self.run.placement, shown=self.run.host.trainer.is_world_process_zero())
         if quality["reaction"] == "stopped":
             self.leave()
-            raise QualityError(quality_loss(quality, self._run.placement))
+            raise QualityError(quality_loss(quality, self.run.placement))
 
     def _enter(self, undo: ExitStack, entries: EntryChoice, prefix: PrefixChoice) -> None:
         """Put in force what holds while the run trains; whatever else is to hold from the entry down joins here."""
@@ -192,7 +206,7 @@ class _InsideTraining(TrainerCallback):
             self._facts.observed.append(time.perf_counter() - self._step_began)
 
     def _after_first_step(self, facts: RunFacts) -> None:
-        run = self._run
+        run = self.run
         self._watch.__exit__(None, None, None)
         facts.backward_layers = self._watch.layers
         if facts.gradient_entry["moved"]:
@@ -201,15 +215,20 @@ class _InsideTraining(TrainerCallback):
                 log.warning("%s Steps take longer than they need to; the weights are not affected.", cause)
         run.publish(make_report(facts))
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the placement in the checkpoint that was saved."""
+        leave_placement(self.run.placement, args, state.global_step)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Undo what was in force, write the final report, and show it on the first rank."""
         if self._facts is not None and self._prefix is not None:
             self._facts.prefix_cache = self._prefix.to_dict()
+        self._loaded.begun = False
         self.leave()
         if self._facts is None:
             return
         self._facts.partial = False
         self._facts.add_evaluations(state.log_history)
-        self._run.publish(make_report(self._facts))
+        self.run.publish(make_report(self._facts))
         if state.is_world_process_zero:
-            show(self._run.report)
+            show(self.run.report)

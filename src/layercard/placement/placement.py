@@ -31,6 +31,8 @@ class LayerPlacement:
     expected: Mapping[str, Any] | None = field(default=None, hash=False)
     """What the `cards` lead one to expect, as JSON: `outcome`, `share_kept` of all-layer LoRA's gain in `metric`,
     `step_seconds_ratio`, `peak_memory_ratio` (both over all-layer LoRA), and each card's correlation; None without cards."""
+    made_for: Mapping[str, Any] | None = field(default=None, hash=False)
+    """The record of what it was chosen for (`layercard.placement.made_for`); None in files of earlier releases."""
 
     def __post_init__(self) -> None:
         outside = [i for i in self.layers if not 0 <= i < self.num_layers]
@@ -83,14 +85,15 @@ class LayerPlacement:
             raise PlacementError(f"{source}: `layers` is {known['layers']!r}; it is a list of whole numbers.")
         if type(known["num_layers"]) is not int:
             raise PlacementError(f"{source}: `num_layers` is {known['num_layers']!r}; it is a whole number.")
-        expected = values.get("expected")
-        if expected is not None and not isinstance(expected, dict):
-            raise PlacementError(f"{source}: `expected` is {expected!r}; it is a JSON object, or null.")
+        for name in ("expected", "made_for"):
+            if values.get(name) is not None and not isinstance(values[name], dict):
+                raise PlacementError(f"{source}: `{name}` is {values[name]!r}; it is a JSON object, or null.")
         return cls(
             **(known | {"layers": tuple(known["layers"])}),
             evidence=values.get("evidence", "none"),
             cards=tuple(values.get("cards", ())),
-            expected=expected,
+            expected=values.get("expected"),
+            made_for=values.get("made_for"),
         )
 
     @classmethod
