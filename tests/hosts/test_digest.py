@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from layercard.hosts.digest import BLOCK, BLOCKS, ROWS, file_facts, files_digest, rows_facts
 
 CELLS = st.one_of(
-    st.none(), st.booleans(), st.integers(-5, 5), st.floats(allow_nan=False), st.text(max_size=3), st.lists(st.integers(0, 3))
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.floats(allow_nan=False),
+    st.text(max_size=3),
+    st.lists(st.integers(0, 3)),
 )
 TABLES = st.lists(st.dictionaries(st.sampled_from("ab"), CELLS, min_size=1), min_size=1, max_size=ROWS)
 
