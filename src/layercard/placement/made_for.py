@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from layercard.settings import PlacementSettings
@@ -68,9 +69,10 @@ def make_record(
 
 
 def choice_settings(settings: PlacementSettings) -> dict[str, Any]:
-    """Return the settings that a choice of layers may depend on."""
+    """Return the settings that a choice of layers may depend on; files by their names, for the record is passed on."""
     held = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in TRAINING_ONLY}
-    return held | {"indices": None if settings.indices is None else sorted(settings.indices)}
+    files = {name: Path(held[name]).name for name in ("lora_layers", "cards") if str(held[name]).endswith(".json")}
+    return held | files | {"indices": None if settings.indices is None else sorted(settings.indices)}
 
 
 def model_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
