@@ -68,6 +68,7 @@ def test_data_read_once_or_without_a_length_is_left_alone() -> None:
     for dataset in (Once(), Dataset.from_dict({"a": [1]}).to_iterable_dataset()):
         found = rows_facts(dataset, 0)
         assert found is not None and found["digest"] is None and found["rows"] is None
+    assert rows_facts({"a": 1}, 0) == {"read": "rows", "name": None, "rows": 1, "columns": None, "digest": None}
     assert rows_facts(None, 0) is None
     assert rows_facts([], 0)["rows"] == 0  # type: ignore[index]
 

@@ -30,7 +30,8 @@ MODEL = {
     "dtype": "float32",
     "quantization": None,
 }
-DATA = {"read": "rows", "rows": 3, "digest": "d" * 32}
+DATA = {"read": "rows", "rows": 3, "name": None, "digest": "d" * 32, "split": "train"}
+HUB = {"read": "hub", "name": "org/rows", "digest": None, "split": "train"}
 
 
 def record(model: Any = None, settings: Any = None, **changes: Any) -> dict[str, Any]:
@@ -100,6 +101,8 @@ def test_target_modules_are_compared_where_both_are_known(then: Any, now: Any, o
     [
         (DATA | {"digest": "e" * 32}, True),
         (DATA | {"digest": None}, False),
+        (DATA | {"task": "masked"}, False),  # not known then
+        (DATA | {"split": "test"}, True),
         (DATA | {"read": "file", "digest": "e" * 32}, False),
         (None, False),
     ],
@@ -107,6 +110,15 @@ def test_target_modules_are_compared_where_both_are_known(then: Any, now: Any, o
 def test_data_are_compared_where_both_were_read_alike(now: Any, other: bool) -> None:
     assert (data_difference(record(), record(data=now)) is not None) is other
     assert (data_difference(record(data=now), record()) is not None) is other
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [({}, False), ({"name": "org/others"}, True), ({"split": "test"}, True), ({"digest": "d" * 32}, False)],
+)
+def test_data_on_the_hub_are_told_apart_by_name_and_split(change: Any, other: bool) -> None:
+    pair = record(data=HUB), record(data=HUB | change)
+    assert (data_difference(*pair) is not None) is (data_difference(*pair[::-1]) is not None) is other
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def make_plan(
     check_depth(settings, len(stack))
     decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack))
     named = settings.placement_path
-    record = record_of_command(model.name, bare, stack, examined, data, settings, targets)
+    record = record_of_command(model, bare, stack, examined, data, settings, targets)
     notes = decision.notes if named is None else (*decision.notes, *check_made_for(decision.placement, named, record))
     placement = recorded(decision.placement, record, named)
     units, costs = plan_costs(bare, stack, targets, timed=time_costs)

@@ -12,7 +12,7 @@ from layercard.placement.made_for import differences, make_record, unread_settin
 if TYPE_CHECKING:
     from layercard.anatomy.layers import LayerStack
     from layercard.cli.examine import Examined
-    from layercard.cli.options import DataSource
+    from layercard.cli.options import DataSource, ModelSource
     from layercard.placement.placement import LayerPlacement
     from layercard.settings import PlacementSettings
 
@@ -21,7 +21,7 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def record_of_command(
-    name: str,
+    model: ModelSource,
     bare: Any,
     stack: LayerStack,
     examined: Examined | None,
@@ -29,16 +29,16 @@ def record_of_command(
     settings: PlacementSettings,
     targets: list[str] | None,
 ) -> dict[str, Any]:
-    """Return the record of a command on the model `name`.
+    """Return the record of a command.
 
     The weights' fingerprint is None where no score was needed, so that none were loaded; `files` tells local ones apart.
     """
     facts = facts_without_weights(bare, len(stack)) if examined is None else examined.model
     return make_record(
-        model=facts | {"files": _files(Path(name).expanduser())},
+        model=facts | {"files": _files(Path(model.name).expanduser())},
         layers_path=bare_path(stack),
         target_modules="all-linear" if targets is None else targets,
-        data=_data(data),
+        data=_data(data, model.task),
         settings=settings,
     )
 
@@ -57,12 +57,12 @@ def _files(folder: Path) -> str | None:
     return files_digest(paths) if paths else None
 
 
-def _data(data: DataSource) -> dict[str, Any] | None:
+def _data(data: DataSource, task: str | None) -> dict[str, Any] | None:
     """Return what tells the data from others; of a dataset on the Hub its name, of which no digest is known."""
     if data.name is None:
         return None
     path = Path(data.name).expanduser()
-    how = {"columns": dict(data.columns) or None, "max_length": data.max_length, "split": data.split}
+    how = {"task": task, "columns": dict(data.columns) or None, "max_length": data.max_length, "split": data.split}
     if path.is_file():
         return file_facts(path) | how
     return {"read": "hub", "name": data.name, "rows": None, "config": data.config, "digest": None} | how

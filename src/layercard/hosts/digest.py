@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from layercard.probing.faults import FAILURES
 from layercard.random_state import random_state
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ BLOCKS, BLOCK = 16, 2**20
 def rows_facts(dataset: Any, seed: int) -> dict[str, Any] | None:
     """Return what is known of a training set: its length, its columns, and a digest of some rows; None without one.
 
-    Data sets without a length or an index are not read, so their digest is None. The random state is left alone, so
+    Data sets without a length, and those that numbers do not index, have None for a digest. The random state is left alone, so
     that rows drawn at random are the same for the same `seed`.
     """
     from transformers.trainer_utils import has_length
@@ -42,7 +43,10 @@ def rows_facts(dataset: Any, seed: int) -> dict[str, Any] | None:
     size, count = len(dataset), min(ROWS, len(dataset))
     seen = hashlib.sha256(str(size).encode())
     with random_state(seed):
-        rows = [dataset[number * (size - 1) // max(1, count - 1)] for number in range(count)]
+        try:
+            rows = [dataset[number * (size - 1) // max(1, count - 1)] for number in range(count)]
+        except FAILURES:  # a data set that a sampler of the user's own reads by other keys
+            return facts | {"rows": size}
     for row in rows:
         _feed(seen, row)
     columns = sorted(rows[0]) if rows and isinstance(rows[0], Mapping) else None

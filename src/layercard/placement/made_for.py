@@ -31,6 +31,8 @@ PROBE = {"probe_examples", "probe_batch_size", "probe_rank"}
 AUTO = {"prefer", "cards", "community_cards", "min_spearman"}
 WITHOUT_CHANCE = {"auto", "indices", "first", "middle", "last", "uniform"}
 """Built-in strategies that draw nothing, unless they read a score of sampled examples."""
+READ_BY = ("task", "columns", "max_length", "config", "split")
+"""Options of a command by which the same data read otherwise."""
 SEEN_IN_LAYERS = {"lora_layers", "strategy", "indices", "num_layers", "fraction", "min_entry", "score", "layers_path"}
 """Settings that show in the placement itself, and are compared with it."""
 
@@ -115,10 +117,17 @@ def target_difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> Differ
 
 
 def data_difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> Difference | None:
-    """Return whether other data are there, where both are known and were read in the same way."""
+    """Return whether other data are there, or are read otherwise, where both are known and came in the same way."""
     was, found = then.get("data") or {}, now["data"] or {}
-    comparable = was.get("read") == found.get("read") and None not in (was.get("digest"), found.get("digest"))
-    return Difference("the data", _data(was), _data(found)) if comparable and was["digest"] != found["digest"] else None
+    if was.get("read") != found.get("read"):
+        return None
+    prints = was.get("digest"), found.get("digest")
+    if (None not in prints and prints[0] != prints[1]) or (None in prints and was.get("name") != found.get("name")):
+        return Difference("the data", _data(was), _data(found))
+    changed = [name for name in READ_BY if name in was and name in found and was[name] != found[name]]
+    if changed:
+        return Difference("the reading of the data", *({name: held[name] for name in changed} for held in (was, found)))
+    return None
 
 
 def setting_differences(then: Mapping[str, Any], now: Mapping[str, Any], unread: set[str]) -> Iterator[Difference]:
@@ -166,7 +175,7 @@ def _model(model: Mapping[str, Any], key: str) -> str:
 def _data(data: Mapping[str, Any]) -> str:
     size = "" if data.get("rows") is None else f"{data['rows']} rows, "
     name = f"{data['name']}, " if data.get("name") else ""
-    return f"{name}{size}digest {data['digest'][:12]}"
+    return f"{name}{size}digest {str(data['digest'])[:12]}"
 
 
 def _shown(value: Any) -> str:
