@@ -31,10 +31,42 @@ from layercard.errors import ModelError
 from tiny import GQA, tiny_model
 
 
-def with_two_adapters() -> PeftModel:
+def with_second(**changes: Any) -> PeftModel:
+    """A fresh adapter beside the one that trains, frozen as PEFT adds it."""
     model = adapted("llama")
-    model.add_adapter("second", lora_config("llama"))
+    model.add_adapter("second", lora_config("llama", **changes))
     return model
+
+
+def with_trained_second() -> PeftModel:
+    model = with_second()
+    next(p for name, p in model.named_parameters() if "lora_B.second" in name).data.fill_(0.1)
+    return model
+
+
+def with_training_second() -> PeftModel:
+    model = with_second()
+    next(p for name, p in model.named_parameters() if "lora_A.second" in name).requires_grad_(True)
+    return model
+
+
+def with_two_active() -> PeftModel:
+    model = with_second()
+    model.base_model.set_adapter(["default", "second"])
+    return model
+
+
+def frozen(*kinds: str, some: int | None = None, **changes: Any) -> PeftModel:
+    """The factors of these kinds frozen by hand, or the first `some` of them."""
+    model = adapted("llama", **changes)
+    names = [p for name, p in model.named_parameters() if any(f".{kind}." in name for kind in kinds)]
+    for parameter in names[:some]:
+        parameter.requires_grad_(False)
+    return model
+
+
+def for_inference() -> PeftModel:
+    return adapted("llama", inference_mode=True)
 
 
 def trained(**changes: Any) -> PeftModel:
@@ -73,7 +105,24 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "IA3": (other(IA3Config(target_modules=["q_proj"], feedforward_modules=[], **TASK)), r"IA3 \(IA3Config\)"),
     "AdaLoRA": (other(AdaLoraConfig(total_step=10, target_modules=["q_proj"], **TASK)), "ADALORA"),
     "VeRA": (other(VeraConfig(target_modules=["q_proj"], **TASK)), "VERA"),
-    "two adapters": (with_two_adapters, r"2 adapters \(default, second\)"),
+    "a trained adapter beside": (with_trained_second, "the adapter `second` beside `default`, and it is trained"),
+    "another one trains": (with_training_second, "`second` beside `default`, and it trains as well"),
+    "other modules beside": (
+        lambda: with_second(target_modules=["k_proj"]),
+        "`second` .* does not adapt the same modules",
+    ),
+    "more modules beside": (
+        lambda: with_second(target_modules=["q_proj", "v_proj", "down_proj", "up_proj"]),
+        "`second` .* does not adapt the same modules",
+    ),
+    "two active": (with_two_active, r"2 of the model's adapters are active \(default, second\)"),
+    "B frozen": (lambda: frozen("lora_B"), "`lora_B` of .* frozen by hand.*LoRA-FA"),
+    "some A frozen": (
+        lambda: frozen("lora_A", some=3),
+        r"`lora_A` of .* frozen by hand \(3 such factors, 9 others train\)",
+    ),
+    "all frozen": (lambda: frozen("lora_A", "lora_B"), "No factor of the adapter `default` trains.*is_trainable=True"),
+    "for inference": (for_inference, "No factor of the adapter `default` trains.*is_trainable=True"),
     "no LoRA layer": (lambda: adapted("llama", target_modules="dummy-target-modules"), "holds no LoRA layer"),
     "trained": (trained, "`model.layers.0.self_attn.q_proj` is already trained"),
     "trained embedding": (
@@ -174,6 +223,15 @@ def test_meta_parameters_are_refused_with_the_command_that_works() -> None:
 )
 def test_what_is_supported_passes_and_is_left_as_it_was(changes: dict[str, Any]) -> None:
     model = adapted("llama", **changes)
+    found = fingerprint(model)
+    check_narrowable(model)
+    assert_same(found, fingerprint(model))
+    assert sole_adapter(model) == "default"
+
+
+@pytest.mark.parametrize("build", [with_second, lambda: frozen("lora_A"), lambda: frozen("lora_A", use_dora=True)])
+def test_a_frozen_copy_beside_and_a_frozen_a_pass(build: Callable[[], PeftModel]) -> None:
+    model = build()
     found = fingerprint(model)
     check_narrowable(model)
     assert_same(found, fingerprint(model))

@@ -121,6 +121,22 @@ def test_other_adapters_are_refused_by_name() -> None:
         model_fingerprint(get_peft_model(tiny_model("llama"), config))
 
 
+def test_a_model_that_reads_pixels_is_known_by_its_layers() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+
+    def vision(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return hf.ViTForImageClassification(hf.ViTConfig(**sizes, image_size=16, patch_size=8))
+
+    assert digest(vision(0)) == digest(vision(0)) != digest(vision(1))
+
+
+def test_a_module_without_a_configuration_is_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(ModelError, match="no transformers configuration"):
+        model_fingerprint(model)
+
+
 @pytest.mark.parametrize(
     ("name", "shown"),
     [

@@ -92,13 +92,13 @@ def test_a_saved_placement_is_used_as_it_is(tmp_path: Path) -> None:
     first = layercard.place(make_trainer(tmp_path / "a"), lora_layers="last", num_layers=2)
     again = layercard.place(make_trainer(tmp_path / "b"), lora_layers=str(tmp_path / "a" / "placement.json"))
     assert again.layers == first.layers
-    resumed = layercard.place(make_trainer(tmp_path / "a"))
+    resumed = layercard.place(make_trainer(tmp_path / "a", resume_from_checkpoint="True"))
     assert resumed.layers == first.layers and resumed.statistics is None
 
 
 def test_a_contradiction_to_the_saved_placement_is_an_error(tmp_path: Path) -> None:
     layercard.place(make_trainer(tmp_path), lora_layers=[2, 3])
-    trainer = make_trainer(tmp_path)
+    trainer = make_trainer(tmp_path, resume_from_checkpoint="True")
     before = facts(trainer.model)
     with pytest.raises(SettingsError, match=r"placement\.json"):
         layercard.place(trainer, lora_layers=[0, 1])
@@ -145,6 +145,7 @@ def trained_adapters() -> Any:
 def two_adapters() -> Any:
     model = lora()
     model.add_adapter("second", lora_config("llama"))
+    next(p for n, p in model.named_parameters() if "lora_B.second" in n).data.fill_(0.1)
     return model
 
 

@@ -78,10 +78,14 @@ def base_modules(model: PeftModel) -> dict[str, nn.Module]:
 
 
 def sole_adapter(model: nn.Module) -> str:
-    """Return the name of the model's only LoRA adapter, or raise `ModelError` where it has none or several."""
+    """Return the name of the LoRA adapter that the model trains; raise `ModelError` where it has none or several.
+
+    Others may stand beside it, such as the frozen copy that TRL's `DPOTrainer` makes as its reference:
+    `check_narrowable` says which.
+    """
     refusals.check_lora(model)
     assert isinstance(model, PeftModel)
-    return next(iter(model.peft_config))
+    return next(iter(model.active_adapters))
 
 
 def check_narrowable(model: nn.Module, *, allow_trained: bool = False, allow_absent: bool = False) -> None:
@@ -90,12 +94,13 @@ def check_narrowable(model: nn.Module, *, allow_trained: bool = False, allow_abs
     Narrowing is exact where every adapter still adds nothing, so adapters must be at their initial values, and these
     must be an initialisation that leaves the base weights alone. `allow_trained` lets trained adapters pass: a resumed
     run has trained only the layers that its placement chose. `allow_absent` lets weights on the meta device pass: where layers
-    are chosen already, nothing reads them.
+    are chosen already, nothing reads them. Adapters beside the one that trains must adapt the same modules, be frozen, and
+    add nothing: they are narrowed with it.
     """
     adapter = sole_adapter(model)
     assert isinstance(model, PeftModel)
-    config = model.peft_config[adapter]
-    refusals.check_config(config)
+    for config in model.peft_config.values():
+        refusals.check_config(config)
     refusals.check_parameters(model, allow_absent=allow_absent)
     wrappers = [(site.name, wrapper) for site in adapter_sites(model) for wrapper in site.wrappers]
     if not wrappers:
@@ -104,6 +109,15 @@ def check_narrowable(model: nn.Module, *, allow_trained: bool = False, allow_abs
             "with a `LoraConfig` whose `target_modules` match."
         )
     refusals.check_wrappers(wrappers, adapter, allow_trained=allow_trained)
+    refusals.check_factors(wrappers, adapter)
+    for other in model.peft_config.keys() - {adapter}:
+        refusals.check_beside(wrappers, adapter, other)
+
+
+def adds_nothing(model: PeftModel) -> bool:
+    """Whether the adapter that trains still has its initial values, at which it adds nothing."""
+    adapter = sole_adapter(model)
+    return not any(refusals.is_trained(wrapper, adapter) for site in adapter_sites(model) for wrapper in site.wrappers)
 
 
 def _walk(model: PeftModel) -> Iterator[_Node]:

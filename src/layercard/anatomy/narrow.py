@@ -34,15 +34,15 @@ def narrow(
     Call `layercard.anatomy.adapters.check_narrowable` first. Raises `PlacementError` where a chosen layer does not
     exist or has no adapter, or where no configuration selects exactly what stays.
     """
-    adapter = sole_adapter(model)
-    config = model.peft_config[adapter]
     sites = adapter_sites(model)
     chosen = _checked(sites, stack, layers)
     out = [is_shed(site, stack, chosen, shed_towers) for site in sites]
     shed = [site for site, goes in zip(sites, out, strict=True) if goes]
     kept = [site for site, goes in zip(sites, out, strict=True) if not goes]
-    fields = narrowed_fields(config, base_modules(model), _live(kept, stack, chosen)) if shed else {}
-    return Narrowing(model, chosen, shed, kept, fields)
+    live, modules = _live(kept, stack, chosen), base_modules(model)
+    configs = {id(config): config for config in model.peft_config.values()}.values()  # DPO's copy shares its config
+    written = [(config, narrowed_fields(config, modules, live) if shed else {}) for config in configs]
+    return Narrowing(model, chosen, shed, kept, written)
 
 
 def is_shed(site: AdapterSite, stack: LayerStack, layers: Collection[int], shed_towers: Collection[str]) -> bool:
@@ -64,17 +64,15 @@ class Narrowing:
         layers: tuple[int, ...],
         shed: Sequence[AdapterSite],
         kept: Sequence[AdapterSite],
-        fields: Fields,
+        written: Sequence[tuple[object, Fields]],
     ) -> None:
         self.layers = layers
         self.shed_names = tuple(site.path for site in shed)
-        self._model = model
         self._shed = shed
-        self._config = model.peft_config[sole_adapter(model)]
-        self._written = fields
-        self._found = {name: getattr(self._config, name) for name in fields}
+        self._written = written
+        self._found = [(config, {name: getattr(config, name) for name in fields}) for config, fields in written]
         self._targets = _Bookkeeping(model, kept)
-        self._biases = _own_biases(shed) if self._config.bias == "lora_only" else []
+        self._biases = _own_biases(shed) if model.peft_config[sole_adapter(model)].bias == "lora_only" else []
         self._dtype = _LiveDtype(kept)
         self._narrowed = False
         self._take_out()
@@ -99,10 +97,20 @@ class Narrowing:
             for module, device in homes:
                 module.to(device)
 
+    @property
+    def in_force(self) -> bool:
+        """Whether the model is narrowed."""
+        return self._narrowed
+
     def undo(self) -> None:
         """Put everything back as `narrow` found it; calling it twice changes nothing."""
         if self._narrowed:
             self._put_back()
+
+    def redo(self) -> None:
+        """Narrow again after `undo`."""
+        if not self._narrowed:
+            self._take_out()
 
     def _take_out(self) -> None:
         self._narrowed = True
@@ -111,7 +119,7 @@ class Narrowing:
                 setattr(site.parent, site.child, site.base)
             for bias, _ in self._biases:
                 bias.requires_grad_(False)
-            _write(self._config, self._written)
+            _write(self._written)
             self._targets.write_narrowed()
         except BaseException:
             self._put_back()
@@ -123,7 +131,7 @@ class Narrowing:
             setattr(site.parent, site.child, site.wrappers[0])
         for bias, trainable in self._biases:
             bias.requires_grad_(trainable)
-        _write(self._config, self._found)
+        _write(self._found)
         self._targets.write_found()
         self._narrowed = False
 
@@ -210,6 +218,7 @@ def _device_of(module: nn.Module) -> torch.device | None:
     return None if tensor is None else tensor.device
 
 
-def _write(config: object, fields: Fields) -> None:
-    for name, value in fields.items():
-        setattr(config, name, value)
+def _write(configs: Sequence[tuple[object, Fields]]) -> None:
+    for config, fields in configs:
+        for name, value in fields.items():
+            setattr(config, name, value)

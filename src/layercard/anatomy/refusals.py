@@ -7,7 +7,7 @@ weights as they were.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -31,7 +31,7 @@ UNSUPPORTED_FIELDS = {
 
 
 def check_lora(model: nn.Module) -> None:
-    """Refuse a model that is not a PeftModel with exactly one LoRA adapter."""
+    """Refuse a model that is not a PeftModel in which exactly one LoRA adapter is active."""
     if not isinstance(model, PeftModel):
         raise ModelError(
             f"The model is a {type(model).__name__}, not a `peft.PeftModel`. Placement narrows LoRA adapters that are in "
@@ -43,10 +43,11 @@ def check_lora(model: nn.Module) -> None:
                 f"The adapter's type is {PeftType(config.peft_type).value} ({type(config).__name__}). Placement works on "
                 "LoRA. Use a `peft.LoraConfig`, or train without `lora_layers`."
             )
-    if len(model.peft_config) != 1:
+    active = model.active_adapters
+    if len(active) != 1:
         raise ModelError(
-            f"The model has {len(model.peft_config)} adapters ({', '.join(model.peft_config)}). Placement works on one. "
-            "Remove the others with `model.delete_adapter`."
+            f"{len(active)} of the model's adapters are active ({', '.join(active)}). Placement works on the one that trains. "
+            "Make it the only active one with `model.set_adapter`, or build the model with that adapter alone."
         )
 
 
@@ -115,17 +116,76 @@ def check_wrappers(wrappers: Iterable[tuple[str, LoraLayer]], adapter: str, *, a
             raise ModelError(
                 f"The adapter of `{name}` is a {variant}. Placement supports plain LoRA, rsLoRA and DoRA. Use one of them."
             )
-        if not allow_trained and any(_is_trained(factor) for factor in _zero_at_start(wrapper, adapter)):
+        if not allow_trained and is_trained(wrapper, adapter):
             raise ModelError(
-                f"The adapter of `{name}` is already trained: the factor that starts at zero is not zero. "
-                "Placement chooses layers before training. Start from fresh "
-                "adapters; to go on with a run, resume from its checkpoint, whose placement "
-                "is used again."
+                f"The adapter of `{name}` is already trained: the factor that starts at zero is not zero. Placement chooses "
+                "layers before training. To go on with a run, name its checkpoint in the trainer's `resume_from_checkpoint`, "
+                "whose placement is used again. To train on top of what was learned (DPO after SFT), merge the adapter into "
+                "the base model with `merge_and_unload()` and give the trainer a `peft_config`. Otherwise start from fresh "
+                "adapters."
             )
 
 
-def _is_trained(factor: Tensor) -> bool:
-    return not factor.is_meta and bool(factor.detach().any())
+def is_trained(wrapper: LoraLayer, adapter: str) -> bool:
+    """Whether the factor that starts at zero is no longer zero."""
+    return any(not factor.is_meta and bool(factor.detach().any()) for factor in _zero_at_start(wrapper, adapter))
+
+
+def check_factors(wrappers: Iterable[tuple[str, LoraLayer]], adapter: str) -> None:
+    """Refuse factors that were frozen by hand, unless it is every A alike: so trains LoRA-FA."""
+    frozen: dict[str, list[str]] = {}
+    free: dict[str, list[str]] = {}
+    for name, wrapper in wrappers:
+        for kind in _FACTORS:
+            for parameter in _factor(wrapper, kind, adapter):
+                (free if parameter.requires_grad else frozen).setdefault(kind, []).append(name)
+    if not free:
+        raise ModelError(
+            f"No factor of the adapter `{adapter}` trains. Placement chooses layers for training. Load an adapter with "
+            "`is_trainable=True`, and freeze none of it by hand."
+        )
+    for kind, names in frozen.items():
+        if kind != "lora_A" or kind in free:
+            raise ModelError(
+                f"`{kind}` of `{names[0]}` was frozen by hand ({len(names)} such factors, {len(free.get(kind, ()))} others "
+                "train). Placement knows adapters that train as PEFT makes them, and LoRA-FA, where every `lora_A` is frozen "
+                "and every `lora_B` trains. Freeze either all of `lora_A` or none, and choose layers by `lora_layers`."
+            )
+
+
+def check_beside(wrappers: Iterable[tuple[str, LoraLayer]], adapter: str, other: str) -> None:
+    """Refuse an adapter beside the one that trains which cannot be narrowed with it.
+
+    It must adapt the same modules, be frozen, and add nothing, as the copy of a fresh adapter does that TRL's
+    `DPOTrainer` computes its reference by.
+    """
+    for name, wrapper in wrappers:
+        factors = [p for kind in _FACTORS for p in _factor(wrapper, kind, other)]
+        if not factors or not any(True for kind in _FACTORS for _ in _factor(wrapper, kind, adapter)):
+            found = f"does not adapt the same modules: `{name}` has one of the two"
+        elif any(parameter.requires_grad for parameter in factors):
+            found = f"trains as well, in `{name}`"
+        elif is_trained(wrapper, other):
+            found = f"is trained: it adds something in `{name}`, which narrowing would take away"
+        else:
+            continue
+        raise ModelError(
+            f"The model has the adapter `{other}` beside `{adapter}`, and it {found}. Placement works on one adapter; another "
+            "may stand beside it where it adapts the same modules, is frozen and adds nothing, as the copy of a fresh adapter "
+            f"that DPO takes for its reference. Give the trainer the model with `{adapter}` alone, or the base model and a "
+            "`peft_config`."
+        )
+
+
+_FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
+
+
+def _factor(wrapper: LoraLayer, kind: str, adapter: str) -> Iterator[nn.Parameter]:
+    """The matrix (and bias) of one kind that an adapter has in a module; nothing where it has none."""
+    held = getattr(wrapper, kind)
+    if adapter in held:
+        found = held[adapter]
+        yield from [found] if isinstance(found, nn.Parameter) else found.parameters()
 
 
 def _zero_at_start(wrapper: LoraLayer, adapter: str) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """What a LoRA configuration selects, and how to write one that selects exactly given modules.
 
 Offers `selected_modules` and `selected_parameters`, PEFT's own reading of a configuration, and `narrowed_fields`, the
-fields to write so that PEFT, given a fresh base model, adapts exactly the live modules. Works on names alone.
+fields to write so that every supported PEFT, given a fresh base model, adapts exactly the live modules: an adapter is often
+loaded by another release than the one that trained it. Works on names alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from torch import nn
 from layercard.errors import PlacementError
 
 Fields = dict[str, Any]
+
+READINGS = (r".*\.{}\.(\d+)\.", r".*?\.{}\.(\d+)\.", r"(?:^|.*?\.){}\.(\d+)\.")
+"""How PEFT finds a module's layer number behind `layers_pattern`: 0.18 and 0.19 the last one, 0.20 the first, 0.21 also at
+the root of the model (`check_target_module_exists` in peft/tuners/tuners_utils.py of each)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,25 @@ class Live:
 
 def selected_modules(config: Any, names: Iterable[str]) -> set[str]:
     """Return the module names that PEFT would adapt under `config`."""
-    tied = vars(config).get("target_modules_to_tie") or ()  # set by PEFT, not a field
+    tied = _tied(config)
     return {name for name in names if name and (check_target_module_exists(config, name) or _ends_with(name, tied))}
+
+
+def selected_by_releases(config: Any, names: Iterable[str]) -> list[set[str]]:
+    """Return the module names that `config` selects in each PEFT that reads `layers_to_transform` in its own way.
+
+    Releases differ in the layer number alone; a name given in full, and a regular expression, are not asked for theirs.
+    """
+    anywhere = selected_modules(with_fields(config, {"layers_to_transform": None, "layers_pattern": None}), names)
+    if not config.layers_to_transform or isinstance(config.target_modules, str):
+        return [anywhere]
+    free = {*config.target_modules, *(name for name in anywhere if _ends_with(name, _tied(config)))}
+    layers = config.layers_to_transform
+    layers = [layers] if isinstance(layers, int) else layers
+    return [
+        {name for name in anywhere if name in free or _layer(name, reading, config.layers_pattern) in layers}
+        for reading in READINGS
+    ]
 
 
 def selected_parameters(config: Any, modules: Mapping[str, nn.Module]) -> set[str]:
@@ -56,8 +78,9 @@ def selected_parameters(config: Any, modules: Mapping[str, nn.Module]) -> set[st
 def narrowed_fields(config: Any, modules: Mapping[str, nn.Module], live: Live) -> Fields:
     """Return the fields of `config` to write so that PEFT selects exactly `live` in a model of these `modules`.
 
-    Target names with `layers_to_transform` where they select exactly that; otherwise full names, for which PEFT needs
-    no layers. Raises `PlacementError` where neither does.
+    Target names with `layers_to_transform` where they select exactly that in every supported PEFT; otherwise full names, for
+    which PEFT needs no layers; and where a full name ends others' names, a regular expression of all of them. Raises
+    `PlacementError` where none does.
     """
     shared = {
         "target_parameters": sorted(live.parameters) or (config.target_parameters and []),
@@ -67,7 +90,8 @@ def narrowed_fields(config: Any, modules: Mapping[str, nn.Module], live: Live) -
     for spelling in _spellings(config, live):
         fields = spelling | shared
         candidate = with_fields(config, fields)
-        exact = selected_modules(candidate, modules) == live.modules
+        readings = [selected_modules(candidate, modules), *selected_by_releases(candidate, modules)]
+        exact = all(selected == live.modules for selected in readings)
         if exact and selected_parameters(candidate, modules) == live.parameters:
             return fields
     raise PlacementError(
@@ -93,7 +117,21 @@ def _spellings(config: Any, live: Live) -> Iterator[Fields]:
     if live.inside:
         yield {"target_modules": {name.rsplit(".", 1)[-1] for name in inner} | live.outside, **layered}
         yield {"target_modules": inner | live.outside, **layered}
-    yield {"target_modules": live.modules, "layers_to_transform": None, "layers_pattern": None}
+    anywhere = {"layers_to_transform": None, "layers_pattern": None}
+    yield {"target_modules": live.modules, **anywhere}
+    yield {"target_modules": "|".join(re.escape(name) for name in sorted(live.modules)), **anywhere}
+
+
+def _tied(config: Any) -> Iterable[str]:
+    """Names that PEFT adapts because they share a weight with a target; it sets them itself, they are no field."""
+    return vars(config).get("target_modules_to_tie") or ()
+
+
+def _layer(name: str, reading: str, pattern: Any) -> int | None:
+    """Return the layer number that one reading finds in a module's name; a list of patterns is tried in order."""
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    found = (re.match(reading.format(each), name) for each in patterns)
+    return next((int(match.group(1)) for match in found if match is not None), None)
 
 
 def _matching(patterns: Mapping[str, int] | None, live: Live) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 Offers `expected_trainable`, which derives the names of all trainable parameters from the configuration and the names
 of the bare model alone, `verify_placement`, which compares them with the live model, and `check_checkpoint`, which
-compares a checkpoint's adapters with the live ones.
+compares a checkpoint's adapters with the live ones. Beside the adapter that trains, others may stand frozen.
 """
 
 from __future__ import annotations
@@ -54,9 +54,11 @@ def verify_placement(
 ) -> None:
     """Raise `PlacementError` unless exactly the expected parameters train and the config saves exactly those layers.
 
-    In `shed_towers` (dotted paths in `model`) nothing but embeddings may be adapted.
+    In `shed_towers` (dotted paths in `model`) nothing but embeddings may be adapted. Where every factor A is frozen (LoRA-FA),
+    what is left must train.
     """
-    config = model.peft_config[sole_adapter(model)]
+    adapter = sole_adapter(model)
+    config = model.peft_config[adapter]
     modules = base_modules(model)
     selected = selected_modules(config, modules) | selected_parameters(config, modules)
     beside = sorted(n for n in selected if in_towers(BASE_PREFIX + n, shed_towers) and not _embeds(modules.get(n)))
@@ -74,13 +76,25 @@ def verify_placement(
         )
     expected = expected_trainable(model, stack, layers)
     actual = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if a_is_frozen(model, adapter):
+        expected -= factors_a(model, adapter).keys()
     if expected != actual:
         raise PlacementError(
             f"The trainable parameters are not those of {describe(layers, len(stack))}: "
             f"{_difference(expected - actual, 'should train and do not')}"
             f"{_difference(actual - expected, 'train and should not')}"
-            "Freeze or adapt nothing by hand between building the trainer and placing."
+            "Adapt nothing by hand, and freeze nothing but every `lora_A` alike, which LoRA-FA does."
         )
+
+
+def factors_a(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
+    """Return the A factors of an adapter's linear modules and parameters, by name."""
+    return {name: p for name, p in model.named_parameters() if f".lora_A.{adapter}." in name}
+
+
+def a_is_frozen(model: nn.Module, adapter: str) -> bool:
+    """Whether no factor A of the adapter trains."""
+    return not any(parameter.requires_grad for parameter in factors_a(model, adapter).values())
 
 
 def check_checkpoint(path: Path, model: PeftModel, stack: LayerStack) -> None:
@@ -88,24 +102,32 @@ def check_checkpoint(path: Path, model: PeftModel, stack: LayerStack) -> None:
 
     PEFT loads such a checkpoint without a word, leaving some adapters at their initial values and dropping others.
     """
-    live = _adapted(name for name, _ in model.named_parameters())
-    saved = _adapted(_checkpoint_keys(path))
+    live = adapted_modules((name for name, _ in model.named_parameters()), sole_adapter(model))
+    saved = adapted_modules(_checkpoint_keys(path))
     if live == saved:
         return
-    layers = (
-        {stack.layer_of(name) for name in saved} - {None},
-        {stack.layer_of(name) for name in live} - {None},
-    )
+    layers = _layers(stack, saved), _layers(stack, live)
     there, here = (describe(found, len(stack)) if found else "no layer" for found in layers)
     raise PlacementError(
         f"The checkpoint {path} adapts {there} and the model {here}: "
         f"{_difference(saved - live, 'stand only in the checkpoint')}{_difference(live - saved, 'only in the model')}"
-        "Resume with the placement.json that the checkpoint was trained with, or start a new run in another folder."
+        f"To go on with it, give `lora_layers: {layers[0]}`, or the placement.json that it was trained with; to place "
+        "anew, start a new run in another folder."
     )
 
 
 def _embeds(module: nn.Module | None) -> bool:
     return isinstance(module, nn.Embedding)
+
+
+def _layers(stack: LayerStack, names: Iterable[str]) -> list[int]:
+    """The layers in which these modules lie, ascending."""
+    return sorted({layer for name in names if (layer := stack.layer_of(name)) is not None})
+
+
+def has_adapter_file(path: Path) -> bool:
+    """Whether a checkpoint folder holds an adapter in one file, as PEFT saves it."""
+    return any((path / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME))
 
 
 def _module_adapters(config: Any, name: str, module: nn.Module, adapter: str) -> Iterator[str]:
@@ -193,7 +215,30 @@ def _checkpoint_keys(path: Path) -> list[str]:
     )
 
 
-def _adapted(names: Iterable[str]) -> set[str]:
-    """The dotted paths of the modules that have a LoRA factor among these parameter names."""
-    factors = (".lora_A.", ".lora_embedding_A")
-    return {name.split(factor, 1)[0] for name in names for factor in factors if factor in name}
+def adapted_modules(names: Iterable[str], adapter: str | None = None) -> set[str]:
+    """Return the dotted paths of the modules that have a LoRA factor among these parameter names.
+
+    Of one `adapter` where it is named, as in a live model; saved names have no adapter's name in them.
+    """
+    return {module for module, found in _factors(names) if adapter is None or found == adapter}
+
+
+def loaded_modules(names: Iterable[str], adapter: str) -> set[str]:
+    """Return the modules with a factor in a state that PEFT gives a model, empty where it is another adapter's.
+
+    PEFT puts the adapter's name into those names alone whose module the model has.
+    """
+    held = list(_factors(names))
+    others = any(found is not None and found != adapter for _, found in held)
+    mine = any(found == adapter for _, found in held)
+    return {module for module, found in held if found in (adapter, None)} if mine or not others else set()
+
+
+def _factors(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the module of each factor A, and its adapter where the name has one."""
+    for name in names:
+        for factor in (".lora_A.", ".lora_embedding_A"):
+            module, held, rest = name.partition(factor)
+            if held:
+                adapter = rest.strip(".").removesuffix("weight").strip(".")
+                yield module, adapter or None

@@ -22,6 +22,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from layercard.anatomy.adapters import BASE_PREFIX, base_modules
 from layercard.anatomy.layers import LayerStack, find_layers
@@ -46,10 +47,11 @@ def model_fingerprint(
 
     `model_id` and `revision` default to what the configuration says (of a local folder, its name alone); `gguf` names
     the quantization of the GGUF file that the weights came from, which converted weights no longer show. `stack` gives
-    the layers where a plugin located them. Raises `ModelError` where weights are not there (meta device, ZeRO-3).
+    the layers where a plugin located them. Raises `ModelError` where weights are not there (meta device, ZeRO-3), and
+    for a module without a transformers configuration.
     """
     base, modules = _bare(model)
-    config = base.config
+    config = _config(base)
     text = config.get_text_config()
     layers = _layer_names(base, stack)
     tensors = dict(_named_tensors(modules))
@@ -59,7 +61,7 @@ def model_fingerprint(
         "revision": revision or vars(config).get("_commit_hash"),
         "num_layers": len(layers),
         "architecture": type(base).__name__,
-        "fingerprint": _digest(text.model_type, sizes, layers, _embedding(base), tensors),
+        "fingerprint": _digest(text.model_type, sizes, layers, _embedding(base, tensors), tensors),
         "sizes": sizes,
         "parameters": sum(_numel(tensor) for tensor in {id(t): t for t in tensors.values()}.values()),
         "dtype": str(_dtype(layers, tensors)).removeprefix("torch."),
@@ -78,6 +80,13 @@ def _bare(model: nn.Module) -> tuple[Any, dict[str, nn.Module]]:
             "model or one with LoRA adapters."
         )
     return model.base_model.model, base_modules(model)
+
+
+def _config(base: nn.Module) -> Any:
+    config = vars(base).get("config")
+    if not isinstance(config, PreTrainedConfig):
+        raise ModelError(f"{type(base).__name__} has no transformers configuration, so it cannot be told from others.")
+    return config
 
 
 def _layer_names(base: nn.Module, stack: LayerStack | None) -> list[str]:
@@ -99,12 +108,12 @@ def _named_tensors(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tens
 
 
 def _digest(
-    kind: str, sizes: Mapping[str, int], names: list[str], embedding: str, tensors: Mapping[str, Tensor]
+    kind: str, sizes: Mapping[str, int], names: list[str], first: Tensor | None, tensors: Mapping[str, Tensor]
 ) -> str:
     shape = [kind, len(names), *(f"{name}={sizes[name]}" for name in WIDTHS if name in sizes)]
     seen = hashlib.sha256(repr(shape).encode())
-    first = tensors[f"{embedding}.weight"]
-    seen.update(f"embedding {tuple(first.shape[1:])}".encode() + _start(first))
+    if first is not None:
+        seen.update(f"embedding {tuple(first.shape[1:])}".encode() + _start(first))
     for layer in sorted({0, len(names) // 2, len(names) - 1}):
         prefix = f"{names[layer]}."
         for name in sorted(name for name in tensors if name.startswith(prefix)):
@@ -120,9 +129,14 @@ def _start(tensor: Tensor) -> bytes:
     return values.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def _embedding(base: Any) -> str:
-    module = base.get_input_embeddings()
-    return next(name for name, other in base.named_modules() if other is module)
+def _embedding(base: Any, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The matrix of the input embedding; None where inputs come in otherwise, as pixels and sounds do."""
+    try:
+        module = base.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    name = next((name for name, other in base.named_modules() if other is module), None)
+    return tensors.get(f"{name}.weight")
 
 
 def _numel(tensor: Tensor) -> int:
@@ -138,7 +152,7 @@ def _dtype(layers: list[str], tensors: Mapping[str, Tensor]) -> torch.dtype:
         dtype = vars(tensor)["quant_state"].dtype if "quant_state" in vars(tensor) else tensor.dtype
         if name.startswith(prefixes) and dtype.is_floating_point:
             counts[dtype] += _numel(tensor)
-    return counts.most_common(1)[0][0]
+    return counts.most_common(1)[0][0] if counts else next(iter(tensors.values())).dtype
 
 
 def _quantization(config: Any) -> str | None:

@@ -17,7 +17,8 @@ from layercard.cli.positions import longest_input
 from layercard.cli.tasks import Purpose, unread_labels
 from layercard.data import LABELLED, Labels, ProbeData, SavedHead, probe_data
 from layercard.data.batches import dataset_labels
-from layercard.pipeline.probing import probe
+from layercard.pipeline.probing import locate_layers, probe
+from layercard.pipeline.record import model_facts
 from layercard.probing.statistics import LayerStatistics
 from layercard.records import first_record
 from layercard.scores.base import LayerScores, checked, numbers
@@ -34,6 +35,8 @@ class Examined:
 
     statistics: LayerStatistics
     scores: dict[str, LayerScores]
+    model: dict[str, Any]
+    """What tells the model from others."""
 
     def energies(self) -> list[float | None] | None:
         """Return each layer's activation energy per dimension, the mean over its target modules; None if not measured.
@@ -79,8 +82,10 @@ def examine(
     known = [scorers[name] for name in scores]
     model = settled(model, data, output.say)
     examples = read_examples(model, data, settings, manager, output, loaded)
+    loaded = load_model(model, output.say) if loaded is None else loaded
+    facts = model_facts(loaded, locate_layers(loaded, settings.layers_path, manager))
     statistics = probe(
-        load_model(model, output.say) if loaded is None else loaded,
+        loaded,
         examples.batches,
         scores=scores,
         layers_path=settings.layers_path,
@@ -89,7 +94,7 @@ def examine(
         manager=manager,
         target_modules=targets,
     )
-    return Examined(statistics, {s.name: checked(s.score(statistics), statistics) for s in known})
+    return Examined(statistics, {s.name: checked(s.score(statistics), statistics) for s in known}, facts)
 
 
 def read_examples(

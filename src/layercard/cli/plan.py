@@ -106,10 +106,21 @@ def _check(
     saved: LayerPlacement,
     chosen: LayerPlacement,
 ) -> None:
-    """Say whether the choice is still the saved one and end the command with 0 or 3."""
-    from layercard.cli.planning import difference
+    """Say whether the choice is still the saved one and end the command with 0 or 3.
 
-    found = difference(saved, chosen)
+    Layers that changed end it with 3. Where only what they were chosen for changed (model, data, settings), that is said,
+    and the placement still holds.
+    """
+    from layercard.cli.planning import difference
+    from layercard.cli.recording import other_record
+
+    found, other = difference(saved, chosen), other_record(saved, chosen)
     output.say(f"{path} still holds." if found is None else f"{path} no longer holds: {found}.")
-    output.finish(document | {"check": {"path": str(path), "same": found is None, "difference": found}})
+    for line in other:
+        output.say(f"Since it was chosen, {line}.")
+    if saved.made_for is None:
+        output.say(f"{path} has no record of what it was chosen for; write it again with `-o` to have one.")
+    output.finish(
+        document | {"check": {"path": str(path), "same": found is None, "difference": found, "chosen_for": other}}
+    )
     context.exit(0 if found is None else EXIT_CHECK_FAILED)

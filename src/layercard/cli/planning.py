@@ -16,6 +16,7 @@ from layercard.cli.examine import Examined
 from layercard.cli.loading import settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
+from layercard.cli.recording import record_of_command
 from layercard.cli.strategy_table import StepConditions, StrategyCost, show_strategies, strategy_costs
 from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
@@ -23,6 +24,8 @@ from layercard.cost.predict import StepPrediction, UnitCosts
 from layercard.errors import one_of
 from layercard.pipeline.elsewhere import decided, towers_to_shed
 from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.record import recorded
+from layercard.pipeline.resume import check_made_for
 from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
@@ -120,12 +123,16 @@ def make_plan(
     adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
     check_depth(settings, len(stack), adaptable)
     decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack, adaptable))
+    named = settings.placement_path
+    record = record_of_command(model, bare, stack, examined, data, settings, targets)
     placement = decided(decision.placement, settings, bare, stack, adapted=names_held(bare, targets))
+    differing = () if named is None else check_made_for(placement, named, record)
+    placement = recorded(placement, record, named)
     below = targets_below(bare, stack, targets, towers_to_shed(bare, stack, placement))
     units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=adaptable)
     conditions = _conditions(settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
     table, left_out = strategy_costs(placement, settings, examined.scores if examined else {}, manager, conditions)
-    notes = (*decision.notes, *_notes(bare, stack, targets, placement, below), *left_out)
+    notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, below), *left_out)
     expected = conditions.predict(placement, placement.layers)
     return Plan(placement, expected, checkpointing, examined, table, costs, notes)
 
@@ -165,7 +172,7 @@ def _notes(
 
 
 def difference(saved: LayerPlacement, chosen: LayerPlacement) -> str | None:
-    """Return how `chosen` differs from `saved` for people, or None where the layers are the same."""
+    """Return how the layers of `chosen` differ from those of `saved` for people, or None where they are the same."""
     if saved.num_layers != chosen.num_layers:
         return f"it was made for {saved.num_layers} layers, and the model has {chosen.num_layers}"
     if saved.layers == chosen.layers:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from layercard.anatomy.adapters import adapter_sites
+from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.cards.fingerprint import public_id
 from layercard.cards.privacy import redact
 
@@ -128,7 +129,7 @@ def _training(host: Host) -> dict[str, Any]:
         "micro_batches_a_step": args.gradient_accumulation_steps,
         "processes": args.world_size,
         "precision": precision,
-        "gradient_checkpointing": bool(args.gradient_checkpointing),
+        "gradient_checkpointing": is_checkpointing(args),
         "seed": args.seed,
     }
 

@@ -23,14 +23,15 @@ from layercard.anatomy.verify import verify_placement
 from layercard.cost.predict import UnitCosts
 from layercard.cost.speedup import SpeedupReport
 from layercard.cost.unit_costs import estimate_unit_costs
-from layercard.errors import HostError, QualityError
+from layercard.errors import HostError, PlacementError, QualityError
 from layercard.pipeline.beginning import begin
-from layercard.pipeline.checkpoints import LoadedAdapters
+from layercard.pipeline.checkpoints import LoadedAdapters, leave_placement
 from layercard.pipeline.elsewhere import towers_to_shed
 from layercard.pipeline.forecasting import forecast
 from layercard.pipeline.identity import now, run_identity
 from layercard.pipeline.publishing import Publisher
 from layercard.pipeline.ranks import check_ranks_agree
+from layercard.pipeline.replacing import freeze_alike
 from layercard.pipeline.reporting import RunFacts, make_report
 from layercard.report.console import show
 from layercard.report.lines import prefix_log
@@ -73,6 +74,7 @@ class PlacedRun:
         trainables: Trainables | None = None,
     ) -> None:
         self.host, self.stack, self.placement = host, stack, placement
+        self.model: Any = host.model
         self.narrowing, self.settings, self.probe_seconds = narrowing, settings, probe_seconds
         self.statistics, self.scores = statistics, scores
         self.identity: dict[str, Any] = {}
@@ -81,6 +83,11 @@ class PlacedRun:
         self._trainables = trainables
         self._report: SpeedupReport | None = None
         self._callback: _InsideTraining | None = None
+
+    @classmethod
+    def of(cls, trainer: Any) -> PlacedRun | None:
+        """Return the run of a trainer that was placed already, None of one that was not."""
+        return next((c.run for c in trainer.callback_handler.callbacks if isinstance(c, _InsideTraining)), None)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -145,9 +152,9 @@ class _InsideTraining(TrainerCallback):
     """The part of a placed run that happens inside `train()`."""
 
     def __init__(self, run: PlacedRun) -> None:
-        self._run = run
+        self.run = run
         self._undo = ExitStack()
-        self._loaded = LoadedAdapters(run.host.model, run.stack)
+        self._loaded = LoadedAdapters(run.host, run.stack)
         self._watch = BackwardWatch(run.host.model, run.stack)
         self._facts: RunFacts | None = None
         self._prefix: PrefixChoice | None = None
@@ -162,8 +169,15 @@ class _InsideTraining(TrainerCallback):
         """Check the placement, measure, put the entry in force, and write a partial report."""
         self.leave()  # a previous train() may have ended in an exception, or be retried with smaller batches
         began, started = time.perf_counter(), now()
-        run = self._run
+        run = self.run
+        self._loaded.begun = True
+        if not run.narrowing.in_force:
+            raise PlacementError(
+                "The model of this trainer was placed anew for another trainer since, or its placement was undone. Train with "
+                "the trainer that was placed last, or build one anew and call `place`."
+            )
         run.verify()
+        freeze_alike(run)
         if state.global_step > 0:
             self._loaded.check(run.host, state.global_step)
         check_ranks_agree(run.placement)
@@ -196,10 +210,10 @@ class _InsideTraining(TrainerCallback):
 
     def _react(self, quality: Mapping[str, Any]) -> None:
         """Say what the trial found, and raise `QualityError` where the run is told to stop."""
-        say_quality(quality, self._run.placement, shown=self._run.host.trainer.is_world_process_zero())
+        say_quality(quality, self.run.placement, shown=self.run.host.trainer.is_world_process_zero())
         if quality["reaction"] == "stopped":
             self.leave()
-            raise QualityError(quality_loss(quality, self._run.placement))
+            raise QualityError(quality_loss(quality, self.run.placement))
 
     def _enter(self, undo: ExitStack, entries: EntryChoice, prefix: PrefixChoice) -> None:
         """Put in force what holds while the run trains; whatever else is to hold from the entry down joins here."""
@@ -223,7 +237,7 @@ class _InsideTraining(TrainerCallback):
             self._facts.observed.append(time.perf_counter() - self._step_began)
 
     def _after_first_step(self, facts: RunFacts) -> None:
-        run = self._run
+        run = self.run
         self._watch.__exit__(None, None, None)
         facts.backward_layers = self._watch.layers
         if facts.gradient_entry["moved"]:
@@ -237,17 +251,22 @@ class _InsideTraining(TrainerCallback):
         if logs and LAST_ENTRY in logs:
             self._finish(state)
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the placement in the checkpoint that was saved."""
+        leave_placement(self.run.placement, args, state.global_step)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Undo what was in force, and show the report on the first rank."""
         self._finish(state)
+        self._loaded.begun = False
         self.leave()
         if self._facts is not None and state.is_world_process_zero:
-            show(self._run.report)
+            show(self.run.report)
 
     def _finish(self, state: Any) -> None:
         """Write the final report, once, and give it to the trackers."""
         if self._facts is None or self._prefix is None or not self._facts.partial:
             return
         self._facts.finish(state.log_history, self._prefix.to_dict())
-        self._run.publish(make_report(self._facts))
-        self._run.publisher.track(self._run.report)
+        self.run.publish(make_report(self._facts))
+        self.run.publisher.track(self.run.report)

@@ -37,6 +37,8 @@ class LayerPlacement:
     """The layers that have adapters, ascending; None: every layer."""
     other_stacks: OtherStacks | None = None
     """What becomes of adapters on other stacks of the model; None: it has no other stack."""
+    made_for: Mapping[str, Any] | None = field(default=None, hash=False)
+    """The record of what it was chosen for (`layercard.placement.made_for`); None in files of earlier releases."""
 
     def __post_init__(self) -> None:
         outside = [i for i in self.layers if not 0 <= i < self.num_layers]
@@ -110,9 +112,9 @@ class LayerPlacement:
             raise PlacementError(f"{source}: `layers` is {known['layers']!r}; it is a list of whole numbers.")
         if type(known["num_layers"]) is not int:
             raise PlacementError(f"{source}: `num_layers` is {known['num_layers']!r}; it is a whole number.")
-        expected = values.get("expected")
-        if expected is not None and not isinstance(expected, dict):
-            raise PlacementError(f"{source}: `expected` is {expected!r}; it is a JSON object, or null.")
+        for name in ("expected", "made_for"):
+            if values.get(name) is not None and not isinstance(values[name], dict):
+                raise PlacementError(f"{source}: `{name}` is {values[name]!r}; it is a JSON object, or null.")
         adaptable = values.get("adaptable")
         if adaptable is not None and not (isinstance(adaptable, list) and all(type(i) is int for i in adaptable)):
             raise PlacementError(f"{source}: `adaptable` is {adaptable!r}; it is a list of whole numbers, or null.")
@@ -123,9 +125,10 @@ class LayerPlacement:
             **(known | {"layers": tuple(known["layers"])}),
             evidence=values.get("evidence", "none"),
             cards=tuple(values.get("cards", ())),
-            expected=expected,
+            expected=values.get("expected"),
             adaptable=None if adaptable is None else tuple(adaptable),
             other_stacks=others,
+            made_for=values.get("made_for"),
         )
 
     @classmethod

@@ -37,7 +37,7 @@ def announcement(
     lines = [f"Adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
     lines.extend(notes)
     if reused:
-        lines.append("This placement was saved by an earlier run in the output directory; nothing was probed.")
+        lines.append("This placement is that of the run that is resumed; nothing was probed.")
     if statistics is not None:
         lines.append(
             f"Probed {statistics.examples} examples, {statistics.tokens:,} tokens, in {statistics.seconds:.1f} s."

@@ -7,6 +7,7 @@ keys. All-layer LoRA never exists in such a run. Where there is nothing to probe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -22,7 +23,8 @@ from layercard.hosts.plain import PlainHost
 from layercard.hosts.rows import collated, holding, sampled_rows
 from layercard.pipeline.placing import Chosen, choose_layers
 from layercard.pipeline.probing import locate_layers
-from layercard.pipeline.resume import saved_placement
+from layercard.pipeline.record import record_of_run
+from layercard.pipeline.resume import resumed_placement
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.random_state import random_state
 from layercard_axolotl import compat
@@ -60,6 +62,11 @@ class ConfigHost(PlainHost):
                 max_length=cfg.sequence_len,
                 output_dir=cfg.output_dir,
                 per_device_train_batch_size=cfg.micro_batch_size,
+                gradient_accumulation_steps=cfg.gradient_accumulation_steps or 1,
+                max_steps=cfg.max_steps or -1,
+                num_train_epochs=cfg.num_epochs or 1,
+                world_size=int(os.environ.get("WORLD_SIZE", "1")),
+                n_gpu=0,  # one process a device: nothing is split inside it
                 resume_from_checkpoint=compat.checkpoint_to_resume(cfg),
             ),
         )
@@ -125,9 +132,9 @@ def _without_looking(
     host: ConfigHost, settings: PlacementSettings, stack: LayerStack, manager: pluggy.PluginManager, why: str
 ) -> Chosen:
     """Return an earlier run's placement, or choose by depth; raise `SettingsError` where the choice reads a score."""
-    saved = saved_placement(host, settings, len(stack))
-    if saved is not None:
-        return Chosen(saved, reused=True)
+    resumed = resumed_placement(host, settings, record_of_run(host, settings, stack, None))
+    if resumed is not None:
+        return Chosen(resumed.placement, reused=True, notes=resumed.notes)
     strategies = plugins.strategies(manager)
     score = needed_score(settings, strategies)
     if score is not None:

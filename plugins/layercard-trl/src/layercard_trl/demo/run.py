@@ -112,7 +112,7 @@ def _one_run(recipe: Recipe, output: Path, lora_layers: dict[str, Any] | None, l
     from layercard_trl.demo.training import train
 
     output.mkdir(parents=True, exist_ok=True)
-    for earlier in ("placement.json", "report.json"):  # a placement that stands there would be used again
+    for earlier in ("placement.json", "report.json"):  # those of an earlier demo, so that a broken one shows
         (output / earlier).unlink(missing_ok=True)
     return train(recipe, output, lora_layers, loss_before)
 
