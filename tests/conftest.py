@@ -1,0 +1,20 @@
+"""What holds for the tests of every folder here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from trl_names import uses_trl
+
+IMPORTS_TRL = re.compile(r"^\s*(from|import) trl\b", re.MULTILINE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Excuse TRL's own use of old names in the files that run TRL, and nowhere else."""
+    excused = {path for path in {item.path for item in items} if IMPORTS_TRL.search(path.read_text(encoding="utf-8"))}
+    for item in items:
+        if item.path in excused and Path(__file__).parent in item.path.parents:
+            item.add_marker(uses_trl)
