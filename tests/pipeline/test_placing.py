@@ -225,7 +225,12 @@ REFUSALS: dict[str, Refusal] = {
     "meta device": (on_meta, {}, ModelError, "layercard plan"),
     "empty dataset": (lambda f: trainer_for(lora(), f, examples=[]), {}, DataError, "empty"),
     "all labels masked": (lambda f: trainer_for(lora(), f, examples=masked(8)), {}, DataError, "masked"),
-    "one example": (lambda f: trainer_for(lora(), f, examples=tiny_examples(1)), {}, DataError, "1 example"),
+    "one example": (
+        lambda f: trainer_for(lora(), f, examples=tiny_examples(1)),
+        {"lora_layers": "high"},
+        DataError,
+        "1 example",
+    ),
     "NaN loss": (lambda f: trainer_for(nan_model(), f), {}, ProbeError, "loss of the base model"),
     "out of range": (lambda f: make_trainer(f), {"lora_layers": [1, 4]}, SettingsError, "layers 0–3"),
     "duplicate": (lambda f: make_trainer(f), {"lora_layers": [1, 1]}, SettingsError, "twice"),

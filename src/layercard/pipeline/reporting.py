@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ class RunFacts:
     quality: dict[str, Any]
     device: torch.device
     planned_steps: int
-    elsewhere: list[dict[str, Any]]
     steps_each: int
     """Micro-batches in one optimizer step."""
     probe_seconds: float
@@ -46,6 +45,8 @@ class RunFacts:
     backward_layers: tuple[int, ...] | None = None
     observed: list[float] = field(default_factory=list)
     """Seconds of the optimizer steps run so far, the first left out."""
+    elsewhere: Sequence[Mapping[str, Any]] = ()
+    """What trains, or was taken out, outside the placed stack."""
     partial: bool = True
     identity: dict[str, Any] = field(default_factory=dict)
     """What `run_identity` said of the run, with the time at which it started."""
@@ -74,7 +75,7 @@ def make_report(facts: RunFacts) -> SpeedupReport:
         layers=facts.placement.layers,
         num_layers=facts.placement.num_layers,
         adaptable=facts.placement.every_layer,
-        elsewhere=facts.elsewhere,
+        elsewhere=tuple(facts.elsewhere),
         step_speedup=ratio.value if ratio else None,
         interval=(ratio.low, ratio.high) if ratio else None,
         interval_coverage=ratio.coverage if ratio else None,
