@@ -28,7 +28,8 @@ def deep_model() -> Any:
 
 def deep_trainer(folder: Path, **changes: Any) -> hf.Trainer:
     """Return a trainer over that model with fresh adapters on every layer, and forty examples."""
-    model, args = with_adapters(deep_model(), lora_config("llama")), arguments(folder, **changes)
+    planned = {"max_steps": 1000} | changes  # long enough to pay for a whole probe
+    model, args = with_adapters(deep_model(), lora_config("llama")), arguments(folder, **planned)
     return hf.Trainer(model=model, args=args, train_dataset=Rows(tiny_examples(40)), data_collator=collate)
 
 

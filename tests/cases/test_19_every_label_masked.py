@@ -19,7 +19,9 @@ from layercard.errors import DataError
 from layercard_trl.host import SFTHost
 from tiny import collate, tiny_examples, tiny_model, tiny_tokenizer
 from trainers import Rows, StopAfter, arguments
+from trl_names import uses_trl
 
+pytestmark = uses_trl
 EVERY_WAY = ["auto", "high", "last", "uniform", [3]]
 
 

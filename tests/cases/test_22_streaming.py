@@ -18,6 +18,7 @@ from adapted import lora_config, with_adapters
 from layercard.errors import DataError
 from tiny import collate, tiny_examples, tiny_model, tiny_tokenizer
 from trainers import Rows, StopAfter, arguments
+from trl_names import uses_trl
 
 STEPS = 10
 
@@ -91,6 +92,7 @@ def questions(count: int, sign: str = "+") -> Any:
     return Dataset.from_list(rows).to_iterable_dataset()
 
 
+@uses_trl
 @pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_sft_reads_the_same_rows_with_and_without_layercard(tmp_path: Path, packing: bool, mixed: bool) -> None:
@@ -106,13 +108,17 @@ def test_sft_reads_the_same_rows_with_and_without_layercard(tmp_path: Path, pack
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize(
-    "budgets", [{"measure_budget": 0.5}, {"guard_budget": 0.5}, {"guard_budget": 0.5, "measure_budget": 0.5}]
-)
-def test_what_can_be_read_once_is_trained_on_untimed_and_untried(tmp_path: Path, budgets: dict[str, float]) -> None:
+TIMED, TRIED = {"measure_budget": 0.5}, {"guard_budget": 0.5}
+
+
+@pytest.mark.parametrize("lora_layers", ["auto", "last", [2, 3]])
+@pytest.mark.parametrize("budgets", [TIMED, TRIED, TIMED | TRIED])
+def test_what_can_be_read_once_is_trained_on_untimed_and_untried(
+    tmp_path: Path, budgets: dict[str, float], lora_layers: Any
+) -> None:
     rows = tiny_examples(400)
     trainer = plain(tmp_path, Once(rows))
-    run = layercard.place(trainer, lora_layers=[2, 3], **budgets)
+    run = layercard.place(trainer, lora_layers=lora_layers, **budgets)
     assert trainer.train_dataset.given == 0
     trainer.train()
     assert trainer.seen == [ids for row in _batches(rows) for ids in row]

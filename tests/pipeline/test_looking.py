@@ -60,12 +60,14 @@ def test_auto_goes_by_depth_and_says_what_it_could_not_look_at(
     kind: str, choice: Any, tmp_path: Path, capfd: Any
 ) -> None:
     trainer = TRAINABLE[kind](tmp_path / "seen")
-    run = place(trainer, lora_layers=choice, guard=False)
+    run = place(trainer, lora_layers=choice, guard=False, probe_budget=0.5)
     text = said(capfd)
     assert LINE in text
     assert text.count("examp") + text.count("tensor") >= 1
     assert run.statistics is None
-    assert run.layers == place(make_trainer(tmp_path / "other"), lora_layers=choice, guard=False).layers
+    assert (
+        run.layers == place(make_trainer(tmp_path / "other"), lora_layers=choice, guard=False, probe_budget=0.5).layers
+    )
     trainer.train()
 
 
@@ -100,7 +102,7 @@ def broken(folder: Path) -> Any:
 @pytest.mark.parametrize(("make", "kind"), [(masked, DataError), (empty, DataError), (broken, ProbeError)])
 def test_what_training_cannot_work_with_stops_auto_too(make: Any, kind: type, tmp_path: Path) -> None:
     with pytest.raises(UntrainableError) as caught:
-        place(make(tmp_path), lora_layers="auto")
+        place(make(tmp_path), lora_layers="auto", probe_budget=0.5)
     assert isinstance(caught.value, kind)
     assert isinstance(caught.value, NothingToLearnError) == (kind is DataError)
 

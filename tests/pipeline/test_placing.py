@@ -71,6 +71,7 @@ def test_place_trains_what_a_hand_written_configuration_trains(tmp_path: Path, f
 
 def test_auto_probes_places_and_writes_its_choice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trainer = trainer_for(with_adapters(tiny_model("llama", num_layers=6), lora_config("llama")), tmp_path)
+    trainer.args.max_steps = 1000  # long enough to pay for a look
     run = layercard.place(trainer)
     assert run.layers == (3, 5)
     assert run.statistics is not None and run.statistics.examples == 8
@@ -231,7 +232,7 @@ REFUSALS: dict[str, Refusal] = {
         DataError,
         "1 example",
     ),
-    "NaN loss": (lambda f: trainer_for(nan_model(), f), {}, ProbeError, "loss of the base model"),
+    "NaN loss": (lambda f: trainer_for(nan_model(), f), {"probe_budget": 0.5}, ProbeError, "loss of the base model"),
     "out of range": (lambda f: make_trainer(f), {"lora_layers": [1, 4]}, SettingsError, "layers 0–3"),
     "duplicate": (lambda f: make_trainer(f), {"lora_layers": [1, 1]}, SettingsError, "twice"),
     "negative": (lambda f: make_trainer(f), {"lora_layers": [-1]}, SettingsError, "-1"),

@@ -18,7 +18,6 @@ def test_never_more_than_the_share_or_than_asked_for(planned: int, share: float,
     budget = ProbeBudget(planned, share, wanted)
     assert budget.affordable <= min(wanted, planned * share)
     assert budget.look(8) <= min(8, budget.affordable)
-    assert budget.affordable <= budget.asked <= max(4, budget.affordable)
 
 
 def test_a_run_of_unknown_length_probes_what_was_asked_for() -> None:
@@ -29,7 +28,11 @@ def test_twenty_steps_on_64_rows_cannot_pay_for_cards() -> None:
     budget = ProbeBudget(planned=20 * 4, share=0.02, wanted=32)
     assert not budget.allows_cards
     assert budget.look(8) == 0
-    assert budget.asked == 4
+    assert (
+        budget.fewer(0)
+        == "No example was looked at: `probe_budget` is 2.0% of the 80 examples that this run trains on, which is 1."
+    )
+    assert "32 examples are probed: 40% of those" in str(budget.asked_for_more())
     assert "is 2.0% of the 80 examples" in budget.no_cards()
     assert "a run over 400 can" in budget.no_cards()
 
@@ -38,6 +41,7 @@ def test_a_long_run_probes_everything_in_silence() -> None:
     budget = ProbeBudget(planned=16_000, share=0.02, wanted=32)
     assert budget.allows_cards
     assert budget.fewer(budget.affordable) is None
+    assert budget.asked_for_more() is None
 
 
 @pytest.mark.parametrize(

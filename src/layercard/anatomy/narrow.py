@@ -55,7 +55,8 @@ def is_shed(site: AdapterSite, stack: LayerStack, layers: Collection[int], shed_
 class Narrowing:
     """A model narrowed to `layers`; holds the modules that were shed.
 
-    `shed_names` are the dotted paths, in the PeftModel, of the modules whose adapters were taken out.
+    `shed_names` are the dotted paths, in the PeftModel, of the modules whose adapters were taken out,
+    `all_names` those of all that were adapted before.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Narrowing:
     ) -> None:
         self.layers = layers
         self.shed_names = tuple(site.path for site in shed)
+        self.all_names = tuple(site.path for site in (*shed, *kept))
         self._shed = shed
         self._written = written
         self._found = [(config, {name: getattr(config, name) for name in fields}) for config, fields in written]

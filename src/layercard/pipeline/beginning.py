@@ -167,7 +167,7 @@ def _measurement(
     settings = run.settings
     speedup = predicted(run, entries).speedup
     allowance = Allowance(steps, settings.measure_budget if budget is None else budget, speedup)
-    if not run.narrowing.shed_names and not run.placement.is_all:
+    if run.built_on_fewer:
         return _without_baseline(run)
     if not settings.measure:
         reason: str | None = "`measure` is off."

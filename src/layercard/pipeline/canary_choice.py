@@ -102,7 +102,7 @@ def _settled(run: PlacedRun, state: Any) -> dict[str, Any] | None:
         return dict(run.begun_before.quality)
     if state.global_step > 0:
         return _of_earlier_run(run)
-    if not run.narrowing.shed_names:
+    if run.built_on_fewer:
         return unknown(BUILT_ON_FEWER)
     reason = why_not_timed(run.host.trainer)
     return None if reason is None else unknown(reason.replace("timed", "tried"))

@@ -162,9 +162,7 @@ def slow_here(host: Host) -> str | None:
     )
     reason = next((found for dtype in used if (found := slow_on(device, dtype)) is not None), None)
     return (
-        None
-        if reason is None
-        else f"{reason} The trainer's dtype is left as it is; float32 (`bf16=False`) is faster."
+        None if reason is None else f"{reason} The trainer's dtype is left as it is; float32 (`bf16=False`) is faster."
     )
 
 
@@ -186,15 +184,17 @@ def choose_layers(
     manager: pluggy.PluginManager,
     *,
     target_modules: Sequence[str] | None = None,
+    adaptable: tuple[int, ...] | None = None,
 ) -> Chosen:
     """Return the placement of the run that is resumed where there is one; else probe where the choice needs it, and choose.
 
     `auto` takes what matching Layer Cards lead to, and goes by depth where none matches. Every choice is among the layers that
     have adapters.
 
-    `target_modules` (suffixes) stand in for adapters where the model has none yet. Raises as `place` does.
+    `target_modules` (suffixes) stand in for adapters where the model has none yet, and `adaptable` are the layers that will
+    have them (by default those that hold such modules). Raises as `place` does.
     """
-    adaptable = only_some(_adaptable(host.model, stack, target_modules), len(stack))
+    adaptable = only_some(adaptable or _adaptable(host.model, stack, target_modules), len(stack))
     record = record_of_run(host, wanted, stack, target_modules)
     resumed = resumed_placement(host, wanted, record)
     if resumed is not None:
@@ -230,13 +230,14 @@ def _choose(
     decides = needed is not None or (asks_card and wanted.cards is not None)
     if consultation is not None and asks_card and not decides and not budget.allows_cards:
         consultation, asks_card = replace(consultation, why_not=budget.no_cards()), False
-    examples = budget.asked if decides else budget.affordable if asks_card else budget.look(EXAMPLES_FOR_A_LOOK)
+    examples = budget.wanted if decides else budget.affordable if asks_card else budget.look(EXAMPLES_FOR_A_LOOK)
     seen = Seen()
     if examples:
         seen = (look if decides else glance)(
             host, wanted, stack, manager, name, examples=examples, target_modules=target_modules
         )
-    told = tuple(line for line in (budget.fewer(examples) if decides or asks_card else None,) if line is not None)
+    line = budget.asked_for_more() if decides else budget.fewer(examples) if asks_card or not examples else None
+    told = () if line is None else (line,)
     placement = choose_placement(wanted, len(stack), strategies=strategies, scores=seen.scores, adaptable=adaptable)
     if seen.failure is not None:
         return Chosen(placement, notes=(seen.failure,))

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from layercard.hosts.protocol import Host
     from layercard.settings import PlacementSettings
 
-FEWEST_ASKED = 4
-"""Examples that a probe takes whatever the run is long, where the user asked for a score: CKA is undefined on fewer."""
 FEWEST_FOR_CARDS = 8
 """Examples under which a ranking of layers is not worth comparing with a Layer Card's."""
 FEWEST_FOR_A_LOOK = 2
@@ -39,11 +37,6 @@ class ProbeBudget:
         return self.wanted if self.planned is None else min(self.wanted, int(self.planned * self.share))
 
     @property
-    def asked(self) -> int:
-        """How many are probed where the user asked for a score or named a Layer Card."""
-        return max(self.affordable, min(FEWEST_ASKED, self.wanted))
-
-    @property
     def allows_cards(self) -> bool:
         """Whether the run can pay for a ranking that a Layer Card may be compared with."""
         return self.affordable >= min(FEWEST_FOR_CARDS, self.wanted)
@@ -53,10 +46,21 @@ class ProbeBudget:
         return min(self.affordable, most) if self.affordable >= FEWEST_FOR_A_LOOK else 0
 
     def fewer(self, taken: int) -> str | None:
-        """Return in a sentence why fewer examples than `probe_examples` were probed, None where they were not."""
+        """Return in a sentence why fewer examples than `probe_examples` are probed, or none; None where all of them are."""
         if taken >= self.wanted:
             return None
+        if taken == 0:
+            return f"No example was looked at: {self._why}."
         return f"The probe reads {taken} of {self.wanted} examples: {self._why}. More examples rank layers more surely."
+
+    def asked_for_more(self) -> str | None:
+        """Return in a sentence that a score which was asked for takes more of the run than the budget; None where not."""
+        if self.affordable >= self.wanted or not self.planned:
+            return None
+        return (
+            f"The score was asked for, so {self.wanted} examples are probed: {self.wanted / self.planned:.0%} of those that this "
+            "run trains on. `probe_examples` lowers that."
+        )
 
     def no_cards(self) -> str:
         """Return why Layer Cards were not asked."""

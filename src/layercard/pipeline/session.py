@@ -99,6 +99,12 @@ class PlacedRun:
         """What trains, or was taken out, outside the placed stack; `Elsewhere` of `elsewhere.py` has the keys."""
         return [] if self._trainables is None else [part.to_dict() for part in self._trainables.elsewhere()]
 
+    @property
+    def built_on_fewer(self) -> bool:
+        """Whether the adapter was built on chosen layers alone, so that all-layer LoRA is nowhere to be compared with."""
+        had = {self.stack.layer_of(name) for name in self.narrowing.all_names}
+        return not had.issuperset(self.placement.every_layer)
+
     def verify(self) -> None:
         """Raise `PlacementError` unless exactly what was placed trains."""
         towers = towers_to_shed(self.host.model, self.stack, self.placement)

@@ -27,7 +27,7 @@ TRAINING_ONLY = {
     "gradient_entry", "checkpointing_above_entry",
 }  # fmt: skip
 """Settings of a training run that no choice of layers depends on."""
-PROBE = {"probe_examples", "probe_batch_size", "probe_rank"}
+PROBE = {"probe_examples", "probe_batch_size", "probe_rank", "probe_budget"}
 AUTO = {"prefer", "cards", "community_cards", "min_spearman"}
 WITHOUT_CHANCE = {"auto", "indices", "first", "middle", "last", "uniform"}
 """Built-in strategies that draw nothing, unless they read a score of sampled examples."""

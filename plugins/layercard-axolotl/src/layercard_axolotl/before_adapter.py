@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from peft import PeftModel
@@ -25,7 +25,7 @@ from layercard.pipeline.placing import Chosen, choose_layers
 from layercard.pipeline.probing import locate_layers
 from layercard.pipeline.record import record_of_run
 from layercard.pipeline.resume import resumed_placement
-from layercard.placement.choose import choose_placement, needed_score
+from layercard.placement.choose import choose_placement, needed_score, only_some
 from layercard.random_state import random_state
 from layercard_axolotl import compat
 from layercard_axolotl.adapter_keys import Selection
@@ -79,6 +79,11 @@ class ConfigHost(PlainHost):
             read = [{name: row[name] for name in MODEL_INPUTS if name in row} for row in rows]
             return iter(collated(read, self._collate, size))
 
+    @property
+    def objective(self) -> Literal["model"]:
+        """The loss is the model's own."""
+        return "model"
+
     def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the model's own loss, in the precision that training will run in."""
         with torch.autocast(self.device.type, dtype=self._precision, enabled=self._precision is not None):
@@ -107,15 +112,16 @@ def choose_before_adapter(cfg: Any, model: nn.Module, data: Any, settings: Place
     manager = plugins.manager()
     selection = Selection(cfg, model)
     stack = locate_layers(model, settings.layers_path or selection.stack_path(), manager)
-    selection.layers_of(stack)
+    layers = selection.layers_of(stack)
     host = ConfigHost(cfg, model, data)
     blind = why_blind(cfg, data)
     if blind is None:
         wanted = replace(settings, probe_rank=cfg.lora_r)
         with compat.running_without_kernels(stack.layers):
-            chosen = choose_layers(host, wanted, stack, manager, target_modules=selection.names_inside(stack))
+            names = selection.names_inside(stack)
+            chosen = choose_layers(host, wanted, stack, manager, target_modules=names, adaptable=layers)
     else:
-        chosen = _without_looking(host, settings, stack, manager, blind)
+        chosen = _without_looking(host, settings, stack, manager, layers, blind)
     return Early(chosen, selection.keys_on(stack, chosen.placement.layers))
 
 
@@ -129,12 +135,17 @@ def why_blind(cfg: Any, data: Any) -> str | None:
 
 
 def _without_looking(
-    host: ConfigHost, settings: PlacementSettings, stack: LayerStack, manager: pluggy.PluginManager, why: str
+    host: ConfigHost,
+    settings: PlacementSettings,
+    stack: LayerStack,
+    manager: pluggy.PluginManager,
+    layers: tuple[int, ...],
+    why: str,
 ) -> Chosen:
-    """Return an earlier run's placement, or choose by depth; raise `SettingsError` where the choice reads a score."""
+    """Return an earlier run's placement, or choose among `layers` by depth; raise `SettingsError` for a score."""
     resumed = resumed_placement(host, settings, record_of_run(host, settings, stack, None))
     if resumed is not None:
-        return Chosen(resumed.placement, reused=True, notes=resumed.notes)
+        return Chosen(resumed.placement.among(only_some(layers, len(stack))), reused=True, notes=resumed.notes)
     strategies = plugins.strategies(manager)
     score = needed_score(settings, strategies)
     if score is not None:
@@ -143,7 +154,7 @@ def _without_looking(
             "`lora_layers: uniform`, or name the layers."
         )
     notes = (f"{why} No Layer Card was consulted.",) if settings.is_auto else ()
-    return Chosen(choose_placement(settings, len(stack), strategies=strategies), notes=notes)
+    return Chosen(choose_placement(settings, len(stack), strategies=strategies, adaptable=layers), notes=notes)
 
 
 def verify_built(model: Any, placement: LayerPlacement, layers_path: str | None) -> None:

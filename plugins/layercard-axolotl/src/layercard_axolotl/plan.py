@@ -51,6 +51,7 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
         placement.layers,
         checkpointing=bool(file.values.get("gradient_checkpointing")),
         gradient_entry=False,
+        adaptable=placement.adaptable,
     )
     reason = f"layercard {__version__} chose {describe(placement.layers, placement.num_layers)}: {placement.reason}"
     say.say(f"Adapt {describe(placement.layers, placement.num_layers)}: {placement.reason}.")
@@ -75,7 +76,7 @@ def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[Lay
     single = _single(values)
     selection = Selection(compat.mapping(single), compat.skeleton(single))
     stack = locate_layers(selection.model, settings.layers_path or selection.stack_path(), manager)
-    selection.layers_of(stack)
+    layers = selection.layers_of(stack)
     score = needed_score(settings, strategies)
     if score is not None and values.get("rl"):
         raise SettingsError(
@@ -83,7 +84,7 @@ def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[Lay
             "probes supervised examples. Choose by depth, such as `lora_layers: uniform`, or plan on supervised data."
         )
     if score is None and (not settings.is_auto or values.get("rl")):
-        placement = choose_placement(settings, len(stack), strategies=strategies)
+        placement = choose_placement(settings, len(stack), strategies=strategies, adaptable=layers)
         return placement, selection.keys_on(stack, placement.layers)
     early = _probed(single, settings)
     return early.chosen.placement, early.keys
