@@ -192,6 +192,7 @@ def test_a_model_without_adapters_yet_is_asked_about_by_its_target_modules(tmp_p
     trainer = hf.Trainer(
         model=model, args=arguments(tmp_path / "out"), train_dataset=Rows(tiny_examples(40)), data_collator=collate
     )
+    trainer.args.max_steps = 1000  # long enough to pay for a whole probe
     host, stack, manager = PlainHost(trainer), find_layers(model), plugins.manager()
 
     def chosen(**settings: Any) -> Chosen:
