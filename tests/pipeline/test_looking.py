@@ -63,7 +63,7 @@ def test_auto_goes_by_depth_and_says_what_it_could_not_look_at(
     run = place(trainer, lora_layers=choice, guard=False, probe_budget=0.5)
     text = said(capfd)
     assert LINE in text
-    assert text.count("examp") + text.count("tensor") >= 1
+    assert "A batch holds [" in text or "example" in text
     assert run.statistics is None
     assert (
         run.layers == place(make_trainer(tmp_path / "other"), lora_layers=choice, guard=False, probe_budget=0.5).layers
