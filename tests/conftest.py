@@ -9,7 +9,7 @@ import pytest
 
 from trl_names import uses_trl
 
-IMPORTS_TRL = re.compile(r"^\s*(from|import) trl\b", re.MULTILINE)
+IMPORTS_TRL = re.compile(r"""^\s*(from|import) trl\b|importorskip\(["']trl["']\)""", re.MULTILINE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,5 +5,5 @@ from __future__ import annotations
 import pytest
 
 uses_trl = pytest.mark.filterwarnings(
-    "ignore:`gradient_checkpointing(_enable)?` is deprecated and will be removed in v6:FutureWarning"
+    "ignore:`gradient_checkpointing(_enable|_disable)?` is deprecated and will be removed in v6:FutureWarning"
 )

@@ -43,6 +43,7 @@ def test_a_card_named_on_the_command_line_places_the_run(flags: list[str], tmp_p
     assert config["layers_to_transform"] == list(placed.layers)
     let_in = run(
         [*flags, "--output_dir", str(tmp_path / "let in"), "--lora_layers", "auto", "--lora_layers_community_cards",
+         "--lora_layers_probe_budget", "0.5", "--max_steps", "34",
          "--lora_layers_min_spearman", "0.95"]
     )  # fmt: skip
     assert let_in.placement.cards == ("tiny/numbers",)
