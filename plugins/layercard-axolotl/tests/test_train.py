@@ -99,11 +99,18 @@ def test_a_saved_placement_is_taken(folder, tmp_path):
     assert read_json(tmp_path / "second" / "out" / "placement.json")["layers"] == [1, 3]
 
 
-def test_an_output_folder_keeps_its_placement(folder, tmp_path):
-    train_here(write(sft(folder, lora_layers=[1, 3]), tmp_path / "out"))
-    assert train_here(write(sft(folder, lora_layers="auto"), tmp_path / "out")).statistics is None
+def test_a_second_run_chooses_anew_and_a_resumed_one_keeps_its_placement(folder, tmp_path):
+    out = tmp_path / "out"
+    train_here(write(sft(folder, lora_layers=[1, 3], save_strategy="steps", save_steps=1, max_steps=2), out))
+    (checkpoint,) = (path for path in out.rglob("checkpoint-1") if path.is_dir())
+    kept = read_json(checkpoint / "placement.json")
+    assert train_here(write(sft(folder, lora_layers=[0]), out)).layers == (0,)
+    resumed = {"resume_from_checkpoint": str(checkpoint), "max_steps": 2}
+    again = train_here(write(sft(folder, lora_layers="auto", **resumed), out))
+    assert list(again.layers) == kept["layers"] == [1, 3]
+    assert again.statistics is None
     with pytest.raises(SettingsError, match="`indices` is"):
-        train_here(write(sft(folder, lora_layers=[0]), tmp_path / "out"))
+        train_here(write(sft(folder, lora_layers=[0], **resumed), out))
 
 
 def test_without_the_key_every_layer_is_adapted(folder, tmp_path):
