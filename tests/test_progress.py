@@ -53,6 +53,16 @@ def test_time_left_is_told_once_a_part_is_done() -> None:
         assert re.fullmatch(r"timing … \(1 of 4, \d+ s so far, about \d+ s left\)", progress.line())
 
 
+def test_time_left_is_told_in_the_middle_of_a_single_part() -> None:
+    progress = Progress("probing", total=1, show=False)
+    with progress:
+        progress.reach(0.25)
+        progress.reach(0.1)
+        assert re.fullmatch(r"probing … \(0 of 1, \d+ s so far, about \d+ s left\)", progress.line())
+        progress.advance()
+        assert "1 of 1" in progress.line()
+
+
 def test_lines_become_rarer() -> None:
     stream, console = stream_and_console(terminal=False)
     lines = said(Progress("loading", console=console, patience=0.02), stream, 0.8).splitlines()

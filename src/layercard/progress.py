@@ -40,7 +40,7 @@ class Progress:
     ) -> None:
         self._what, self._total, self._show = what, total, show and _is_first_rank()
         self._console, self._patience = console, patience
-        self._done = 0
+        self._done, self._part = 0, 0.0
         self._began = 0.0
         self._over = threading.Event()
         self._speaker: threading.Thread | None = None
@@ -63,7 +63,11 @@ class Progress:
 
     def advance(self) -> None:
         """Note that a part is done."""
-        self._done += 1
+        self._done, self._part = self._done + 1, 0.0
+
+    def reach(self, share: float) -> None:
+        """Note that this share of the part under way is done; less than before changes nothing."""
+        self._part = max(self._part, min(share, 1.0))
 
     def over(self, items: Sequence[Item]) -> Iterator[Item]:
         """Yield `items`; each is done when the next is asked for."""
@@ -84,9 +88,9 @@ class Progress:
 
     def _draw(self, console: Console) -> None:
         with _bar(console) as bar:
-            task = bar.add_task(self._what, total=self._total, completed=self._done)
+            task = bar.add_task(self._what, total=self._total)
             while not self._over.wait(0.25):
-                bar.update(task, completed=self._done)
+                bar.update(task, completed=self._so_far)
 
     def _print(self, console: Console) -> None:
         pause = self._patience
@@ -96,16 +100,17 @@ class Progress:
             if self._over.wait(pause):
                 return
 
+    @property
+    def _so_far(self) -> float:
+        return self._done + self._part
+
     def line(self) -> str:
         """Return what is under way, how far it is, and the time left where that can be told."""
         seconds = time.perf_counter() - self._began
         if self._total is None:
             return f"{self._what} … ({seconds:.0f} s so far)"
-        left = (
-            f"about {seconds / self._done * (self._total - self._done):.0f} s left"
-            if self._done
-            else "time left unknown"
-        )
+        done = self._so_far
+        left = f"about {seconds / done * (self._total - done):.0f} s left" if done else "time left unknown"
         return f"{self._what} … ({self._done} of {self._total}, {seconds:.0f} s so far, {left})"
 
 

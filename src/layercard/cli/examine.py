@@ -111,7 +111,7 @@ def read_examples(
     task, labels = purpose.task, _labels(model.name, purpose, data, output)
     if data.columns == {} and (line := unread_labels(_first(data), task)):
         output.say(line)
-    tokenizer = load_tokenizer(model.name, purpose)
+    tokenizer = load_tokenizer(model.name, purpose, output.say)
     bare = skeleton(model.name, purpose) if loaded is None else loaded
     examples = probe_data(
         data.name,

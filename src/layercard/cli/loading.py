@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -106,15 +105,19 @@ def _dtype(source: ModelSource, config: Any, device: str) -> Any:
     return torch.float32
 
 
-def load_tokenizer(name: str, purpose: Purpose | None = None) -> Any:
+def load_tokenizer(name: str, purpose: Purpose | None = None, say: Say = lambda line: None) -> Any:
     """Return the model's tokenizer, or the processor with which a model of pictures and text is trained on text.
 
-    Where the processor's own packages or files are missing, the tokenizer alone is returned. Raises `ModelError` where
-    there is none.
+    Where the processor's own packages or files are missing, the tokenizer alone is returned, and `say` is told. Raises
+    `ModelError` where there is none.
     """
     if purpose is not None and purpose.task == "causal" and load_config(name).model_type in PICTURED:
-        with suppress(OSError, ValueError, ImportError):  # a processor needs packages for pictures
+        try:
             return transformers.AutoProcessor.from_pretrained(_where(name))
+        except (OSError, ValueError, ImportError) as error:  # a processor needs packages for pictures
+            say(
+                f"The processor of {name} cannot be loaded, so rows are read by its tokenizer alone: {_first_line(error)}"
+            )
     try:
         return transformers.AutoTokenizer.from_pretrained(_where(name))
     except (OSError, ValueError, ImportError) as error:

@@ -30,6 +30,7 @@ from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.report.announce import LESS
+from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
@@ -78,7 +79,7 @@ class Plan:
         if not chosen.is_all or self.expected.ratio < LESS:
             checkpointing = "with" if self.checkpointing else "without"
             output.say(
-                f"Predicted step time: {self.expected.ratio:.2f} of all-layer LoRA's ({self.expected.speedup:.2f}x faster), "
+                f"Predicted: a step is {as_fast(self.expected.speedup)} as with all-layer LoRA, "
                 f"{checkpointing} gradient checkpointing; {self.costs}."
             )
             show_strategies(output.console, self.strategies, chosen.num_layers)

@@ -67,9 +67,9 @@ def measure_unit_costs(
 def estimate_unit_costs(model: Any, stack: LayerStack) -> UnitCosts:
     """Return default unit costs with a head as costly as its parameters are many beside a layer's, adapters left out.
 
-    The model, a transformers or PEFT one, may be on the meta device or quantized.
+    The model, a transformers or PEFT one, may be on the meta device or quantized; another has no head that is known.
     """
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     in_head = 0 if head is None else _weights(head)
     return UnitCosts.with_head(in_head, max(1, sum(map(_weights, stack.layers)) // len(stack)))
 

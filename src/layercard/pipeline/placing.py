@@ -20,7 +20,6 @@ from layercard.anatomy.adapters import adapter_sites, check_narrowable
 from layercard.anatomy.layers import PEFT_PREFIX
 from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import verify_placement
-from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import HostError
 from layercard.hosts.readiness import refuse_late
 from layercard.pipeline.checkpoints import check_named_checkpoint
@@ -125,8 +124,7 @@ def place(
             placement.save(host.output_dir / NAME)
         remember(host.model, narrowing)
         undo.pop_all()
-    units = estimate_unit_costs(host.model, stack)
-    outlook = Outlook.of(host.model, stack, placement, wanted, trainer.args, units)
+    outlook = Outlook.of(host.model, stack, placement, wanted, trainer.args, run.units)
     announce(
         placement,
         wanted,

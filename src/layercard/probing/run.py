@@ -20,6 +20,7 @@ from layercard.probing.as_found import as_found
 from layercard.probing.finish import finish
 from layercard.probing.labels import Objective, read_labels_of
 from layercard.probing.passes import Loss, Passes
+from layercard.probing.pulse import pulse
 from layercard.probing.statistics import LayerStatistics, Need
 from layercard.progress import Progress
 
@@ -52,8 +53,13 @@ def run_probe(
     targets = find_targets(model, stack, names=target_modules)
     reading = read_labels_of(model, objective)
     run = Passes(model, stack, targets, frozenset(needs), loss or own_loss, reading, held, rank, seed)
-    with as_found(model, stack, checkpointing=checkpointing), run.trace:
-        for batch in Progress("probing", show=show_progress).over(_share(held)):
+    progress = Progress("probing", show=show_progress)
+    with (
+        as_found(model, stack, checkpointing=checkpointing),
+        run.trace,
+        pulse(stack.layers, progress, backward=run.trace.backward),
+    ):
+        for batch in progress.over(_share(held)):
             run.take(batch)
     if _ranks() > 1:
         run.sums.reduce(run.device)

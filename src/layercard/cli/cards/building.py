@@ -41,7 +41,7 @@ def make_card(
     """Return the document of the card, written to `output`; `names` are `model_id`, `model_revision` and `gguf`."""
     source = settled(source, DataSource(data.train, data.config, data.split, dict(data.columns), None), said.say)
     assert source.purpose is not None  # it is settled
-    tokenizer, task = load_tokenizer(source.name, source.purpose), source.purpose.task
+    tokenizer, task = load_tokenizer(source.name, source.purpose, said.say), source.purpose.task
     task = "classification" if task == "regression" else task  # one number is learned and judged as a class is
     refuse_without_adapters(task)
     data = replace(data, labels=_labels(source, data))
