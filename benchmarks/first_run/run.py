@@ -86,7 +86,7 @@ def main() -> None:
                     {"processor": kind, "command": name, "load": round(os.getloadavg()[0], 1)} | timed(command, limits)
                 )
                 print(rows[-1], file=sys.stderr)
-    report("first_run", {"threads_of_commands": THREADS, "rows": rows}, args)
+    report("first_run", args, {"threads_of_commands": THREADS, "rows": rows})
 
 
 if __name__ == "__main__":
