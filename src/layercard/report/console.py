@@ -50,7 +50,8 @@ def details(report: SpeedupReport) -> list[str]:
     if "step_speedup" in report.prefix_cache:
         speedup = report.prefix_cache["step_speedup"]
         lines.append(f"A step whose examples were seen before, their prefix cached, is {times(speedup)} as fast.")
-    if report.break_even_steps is not None:
+    lost = report.seconds_saved is not None and report.seconds_saved < 0  # the verdict says it then
+    if report.break_even_steps is not None and not lost:
         lines.append(f"Probe and timing are earned back after {report.break_even_steps:,} steps.")
     if report.observed_step_seconds is not None:
         lines.append(f"Observed: {seconds_text(report.observed_step_seconds)} an optimizer step.")
