@@ -72,4 +72,4 @@ def subject(folder: Path, *, family: str = "llama", num_layers: int = 6, setting
     heldout = heldout_examples(data, tokenizer, task, settings)
     texts = with_references(heldout, settings.generate)
     base = tiny_model(family, num_layers=num_layers)
-    return Subject(base, tokenizer, task, data, settings, heldout, texts, plugins.manager())
+    return Subject(base, tokenizer, task, data, settings, heldout, texts, plugins.extensions())

@@ -18,7 +18,7 @@ import torch
 from layercard import hookimpl
 from layercard.data import IGNORED, ProbeData, probe_data, tokenize_records
 from layercard.errors import DataError, SettingsError
-from layercard.plugins import build_manager
+from layercard.plugins import build_manager, extensions
 from layercard.records import sample_records
 from tiny import tiny_tokenizer
 
@@ -217,10 +217,10 @@ def test_examples_that_a_plugin_takes_alone_and_not_together_are_one_clear_error
             (_only,) = examples
             return [{"input_ids": [5], "labels": [5]}]
 
-    manager = build_manager([("mine", Plugin)], entry_points=False)
-    assert tokenize_records([{"text": "a"}], TOKENIZER, manager=manager) == [{"input_ids": [5], "labels": [5]}]
+    tokenize = extensions(build_manager([("mine", Plugin)], entry_points=False)).tokenize_examples
+    assert tokenize_records([{"text": "a"}], TOKENIZER, tokenize=tokenize) == [{"input_ids": [5], "labels": [5]}]
     with pytest.raises(DataError, match=r"taken alone and not together: too many values"):
-        tokenize_records([{"text": "a"}, {"text": "b"}], TOKENIZER, manager=manager)
+        tokenize_records([{"text": "a"}, {"text": "b"}], TOKENIZER, tokenize=tokenize)
 
 
 def test_without_datasets_the_error_names_the_extra() -> None:

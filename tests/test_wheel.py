@@ -61,8 +61,8 @@ def test_cards_of_the_installed_wheel_are_listed_and_load(wheel: Path, tmp_path:
     code = (
         "import json, sys, layercard\n"
         "from layercard.cards.library import Library, shipped_dir\n"
-        "from layercard.plugins import build_manager\n"
-        "library = Library.open(manager=build_manager(entry_points=False))\n"
+        "from layercard.plugins import build_manager, card_folders\n"
+        "library = Library.open(card_folders(build_manager(entry_points=False)))\n"
         "assert not library.rejected, library.rejected\n"
         "print(json.dumps([layercard.__file__, str(shipped_dir()), [card.key for card in library.cards]]))\n"
     )

@@ -14,7 +14,8 @@ from adapted import lora_config, with_adapters
 from layercard.anatomy.layers import find_layers
 from layercard.anatomy.narrow import narrow
 from layercard.hosts.plain import PlainHost
-from layercard.pipeline.session import PlacedRun
+from layercard.pipeline.during.callback import attach
+from layercard.pipeline.placed_run import PlacedRun
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
 from tiny import collate, tiny_examples, tiny_model
@@ -70,7 +71,7 @@ def placed(trainer: Any, layers: tuple[int, ...], **settings: Any) -> PlacedRun:
     placement = LayerPlacement(layers, len(stack), "indices", None, "given")
     wanted = PlacementSettings.from_user(list(layers), **({"guard": False} | settings))
     run = PlacedRun(host, stack, placement, narrow(host.model, stack, layers), wanted, probe_seconds=0.5)
-    run.attach()
+    attach(run)
     return run
 
 

@@ -24,7 +24,7 @@ from layercard.anatomy.layers import LayerStack, find_layers
 from layercard.anatomy.targets import find_targets
 from layercard.data import collate, pad_id
 from layercard.errors import ProbeError
-from layercard.pipeline.probing import score
+from layercard.pipeline.probe import score
 from layercard.placement.choose import choose_placement
 from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings

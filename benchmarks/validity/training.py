@@ -54,7 +54,7 @@ def train(subject: Subject, arm: Arm, recipe: Recipe, course: Course) -> dict[st
     rows = subject.training_rows(course.training_block, recipe.epoch_steps * subject.pair.batch)
     heldout = subject.heldout_rows(course.heldout_block)
     with random_state(course.seed):
-        model, stack = adapted(subject.base, "causal", StudySettings(), course.seed, plugins.manager())
+        model, stack = adapted(subject.base, "causal", StudySettings(), course.seed, plugins.extensions())
         model.train()
         with Live(model, stack, recipe.cache_bytes) as live:
             return _Run(live, subject, arm, recipe, course, rows, heldout).through()
@@ -142,7 +142,7 @@ class _Run:
 def loss_before(subject: Subject, block: int) -> float:
     """Return the held-out loss of the model as it is: adapters add nothing at first."""
     with random_state(0):
-        model, stack = adapted(subject.base, "causal", StudySettings(), 0, plugins.manager())
+        model, stack = adapted(subject.base, "causal", StudySettings(), 0, plugins.extensions())
         found = heldout_losses(Live(model, stack, 0), subject.heldout_rows(block), pad_id(subject.tokenizer))
     return math.fsum(found) / len(found)
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from layercard.cost.speedup import SpeedupReport as SpeedupReport
     from layercard.errors import LayercardError as LayercardError
     from layercard.hookspecs import hookimpl as hookimpl
-    from layercard.pipeline.placing import place as place
-    from layercard.pipeline.probing import probe as probe
+    from layercard.pipeline.place import place as place
+    from layercard.pipeline.probe import probe as probe
     from layercard.placement.placement import LayerPlacement as LayerPlacement
     from layercard.probing.statistics import LayerStatistics as LayerStatistics
     from layercard.scores.base import LayerScores as LayerScores
@@ -33,8 +33,8 @@ _HOMES = {
     "Scorer": "layercard.scores.base",
     "SpeedupReport": "layercard.cost.speedup",
     "hookimpl": "layercard.hookspecs",
-    "place": "layercard.pipeline.placing",
-    "probe": "layercard.pipeline.probing",
+    "place": "layercard.pipeline.place",
+    "probe": "layercard.pipeline.probe",
 }
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The built-in scorers, strategies, commands, cards, layers, hosts and tokens, registered through the hooks that plugins use."""
+"""The built-in scorers, strategies, cards, layers, hosts and tokens, registered through the hooks that plugins use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from layercard.hookspecs import hookimpl
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import click
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
@@ -34,20 +33,6 @@ def register_strategies(register: Callable[[Any], None]) -> None:
 
     for strategy in STRATEGIES:
         register(strategy)
-
-
-@hookimpl
-def register_commands(cli: click.Group) -> None:
-    """Add `probe`, `plan`, `report`, `compare`, `plugins` and `cards`."""
-    from layercard.cli.cards.group import cards
-    from layercard.cli.compare import compare
-    from layercard.cli.plan import plan
-    from layercard.cli.plugins import plugins
-    from layercard.cli.probe import probe
-    from layercard.cli.report import report
-
-    for command in (probe, plan, report, compare, plugins, cards):
-        cli.add_command(command)
 
 
 @hookimpl
@@ -77,6 +62,6 @@ def locate_host(trainer: Any) -> Host | None:
 @hookimpl(trylast=True)
 def tokenize_examples(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
     """Tokenize by the tokenizer's own chat template."""
-    from layercard.data.chat import tokenize_example
+    from layercard.data.chat import tokenize_by_template
 
-    return [tokenize_example(tokenizer, example) for example in examples]
+    return tokenize_by_template(tokenizer, examples)

@@ -1,4 +1,4 @@
-"""Builds the plugin manager and the registries that plugins fill.
+"""Builds the plugin manager and asks it for what plugins supply.
 
 `build_manager` makes a fresh one (tests do); `manager` keeps one for the process. A clash of names raises and names
 both owners; a name that nobody registered raises and suggests the nearest.
@@ -6,72 +6,24 @@ both owners; a name that nobody registered raises and suggests the nearest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from functools import cache
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from layercard import hookspecs
-from layercard.errors import PluginError, SettingsError, nearest, one_of
+from layercard import builtins, hookspecs
+from layercard.errors import PluginError
+from layercard.registry import CardFolders, Extensions, Registry
 
-
-class Named(Protocol):
-    """Anything that a registry can hold."""
-
-    @property
-    def name(self) -> str:
-        """The name users write."""
-
-
-Item = TypeVar("Item", bound=Named)
-
-
-class Registry(Mapping[str, Item], Generic[Item]):
-    """Items by name, each with the plugin that supplied it."""
-
-    def __init__(self, setting: str) -> None:
-        self._setting = setting
-        self._items: dict[str, Item] = {}
-        self._owners: dict[str, str] = {}
-
-    def add(self, item: Item, owner: str) -> None:
-        """Register `item`; raise `PluginError` where its name is taken."""
-        if item.name in self._items:
-            raise PluginError(
-                f"The plugins `{self._owners[item.name]}` and `{owner}` both register the {self._setting} "
-                f"`{item.name}`. Names are unique; uninstall one of them or rename its {self._setting}."
-            )
-        self._items[item.name] = item
-        self._owners[item.name] = owner
-
-    def owner(self, name: str) -> str:
-        """Return the name of the plugin that registered `name`."""
-        self[name]
-        return self._owners[name]
-
-    def __getitem__(self, name: str) -> Item:
-        if name not in self._items:
-            raise SettingsError(
-                f"`{self._setting}` is {name!r}, which no plugin registers.{nearest(name, self._items)} "
-                f"Known are {one_of(sorted(self._items))}."
-            )
-        return self._items[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._items
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
+if TYPE_CHECKING:
+    from layercard.placement.strategies import Strategy
+    from layercard.scores.base import Scorer
 
 
 def build_manager(plugins: Iterable[tuple[str, Any]] = (), *, entry_points: bool = True) -> pluggy.PluginManager:
     """Return a manager with the built-ins, the `plugins` given as (name, plugin), and the installed ones."""
-    from layercard import builtins
-
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(builtins, name="layercard")
@@ -89,14 +41,47 @@ def manager() -> pluggy.PluginManager:
     return build_manager()
 
 
-def scorers(manager: pluggy.PluginManager) -> Registry[Any]:
+def extensions(of: pluggy.PluginManager | None = None) -> Extensions:
+    """Ask the hooks of the manager `of`, by default the process's, once; raise `PluginError` where plugins contradict."""
+    found = of or manager()
+    hook = found.hook
+    return Extensions(
+        scorers=scorers(found),
+        strategies=strategies(found),
+        card_folders=card_folders(found),
+        locate_decoder_layers=lambda model: hook.locate_decoder_layers(model=model),
+        locate_host=lambda trainer: hook.locate_host(trainer=trainer),
+        tokenize_examples=lambda tokenizer, examples: hook.tokenize_examples(tokenizer=tokenizer, examples=examples),
+        after_placement=lambda placement: hook.after_placement(placement=placement),
+    )
+
+
+def scorers(manager: pluggy.PluginManager) -> Registry[Scorer]:
     """Return every scorer by name."""
     return _filled(manager, "register_scorers", "score")
 
 
-def strategies(manager: pluggy.PluginManager) -> Registry[Any]:
+def strategies(manager: pluggy.PluginManager) -> Registry[Strategy]:
     """Return every strategy by name."""
     return _filled(manager, "register_strategies", "strategy")
+
+
+def card_folders(of: pluggy.PluginManager | None = None) -> CardFolders:
+    """Return (plugin's name, folder) for every folder of Layer Cards that a plugin of the manager `of` provides.
+
+    By default of the process's. Raises `PluginError` where a plugin answers with anything but paths.
+    """
+    found: list[tuple[str, Path]] = []
+    for implementation in (of or manager()).hook.provide_cards.get_hookimpls():
+        given: Any = implementation.function()
+        for folder in given:
+            if not isinstance(folder, Path):
+                raise PluginError(
+                    f"The plugin `{implementation.plugin_name}` answers `provide_cards` with {folder!r}; folders of "
+                    "Layer Cards are wanted, as pathlib.Path. Use another version of it, or uninstall it."
+                )
+            found.append((implementation.plugin_name, folder))
+    return tuple(found)
 
 
 def _filled(manager: pluggy.PluginManager, hook: str, setting: str) -> Registry[Any]:

@@ -15,7 +15,7 @@ from layercard.anatomy.layers import LayerStack, describe, find_layers, sole_sta
 from layercard.anatomy.targets import find_targets, initial_a, weights_out_of_reach
 from layercard.errors import LayersNotFoundError, ModelError
 from layercard.hookspecs import hookimpl
-from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.before.looking import locate_layers
 from tiny import FAMILIES, GQA, SMALL, tiny_model
 
 PATHS = {
@@ -102,9 +102,9 @@ def test_a_plugin_answers_before_the_search() -> None:
         def locate_decoder_layers(self, model: Any) -> LayerStack:
             return answer
 
-    manager = plugins.build_manager([("mine", Plugin())], entry_points=False)
-    assert locate_layers(model, None, manager) is answer
-    assert len(locate_layers(model, "model.layers", manager)) == 4
+    extensions = plugins.extensions(plugins.build_manager([("mine", Plugin())], entry_points=False))
+    assert locate_layers(model, None, extensions) is answer
+    assert len(locate_layers(model, "model.layers", extensions)) == 4
 
 
 def test_initial_a_does_not_depend_on_order_and_differs_by_layer_and_seed() -> None:

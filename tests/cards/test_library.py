@@ -13,7 +13,7 @@ from layercard.cards.card import LayerCard
 from layercard.cards.library import Library, default_user_dir, save_card, shipped_dir, user_path
 from layercard.cards.writing import card_text
 from layercard.errors import CardError, PluginError
-from layercard.plugins import build_manager
+from layercard.plugins import build_manager, card_folders
 
 
 def put(folder: Path, *documents: dict[str, Any]) -> Path:
@@ -37,7 +37,7 @@ def providing(*folders: Any) -> Any:
 
 def test_cards_come_from_layercard_plugins_and_the_user(tmp_path: Path) -> None:
     manager = build_manager([("mine", providing(put(tmp_path / "a", measured())))], entry_points=False)
-    library = Library.open(user_dir=put(tmp_path / "b", published()), manager=manager)
+    library = Library.open(card_folders(manager), user_dir=put(tmp_path / "b", published()))
     sources = {card.key: card.source for card in library.cards}
     assert sources["tiny/numbers"] == "mine:tiny/numbers.json"
     assert sources["tiny/words"] == "user:tiny/words.json"
@@ -105,7 +105,7 @@ def test_a_card_is_found_by_key_or_path_and_an_unknown_name_suggests_the_nearest
 def test_a_plugin_that_provides_no_folder_is_named() -> None:
     manager = build_manager([("mine", providing("cards"))], entry_points=False)
     with pytest.raises(PluginError, match=r"`mine` answers `provide_cards` with 'cards'"):
-        Library.open(manager=manager)
+        Library.open(card_folders(manager))
 
 
 def test_the_users_folder_follows_the_variable_and_the_platform(
@@ -115,7 +115,7 @@ def test_the_users_folder_follows_the_variable_and_the_platform(
     assert default_user_dir() == tmp_path
     assert user_path(LayerCard(measured(), "")) == tmp_path / "tiny" / "numbers.json"
     put(tmp_path, measured())
-    assert Library.open(manager=build_manager(entry_points=False)).get("tiny/numbers") is not None
+    assert Library.open(card_folders(build_manager(entry_points=False))).get("tiny/numbers") is not None
     monkeypatch.delenv("LAYERCARD_CARDS")
     assert default_user_dir().parts[-2:] == ("layercard", "cards")
     assert default_user_dir().is_absolute()

@@ -13,7 +13,7 @@ from brought import write
 from command_line import Run, runner
 from layercard.data import probe_data, tokenize_records
 from layercard.errors import DataError
-from layercard.plugins import build_manager
+from layercard.plugins import build_manager, extensions
 from tiny import tiny_model, tiny_tokenizer
 
 TEMPLATE = (
@@ -46,9 +46,9 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture(params=["alone", "installed"])
-def manager(request: pytest.FixtureRequest) -> Any:
+def tokenize(request: pytest.FixtureRequest) -> Any:
     """The built-in tokens, and those of the plugins that are installed."""
-    return build_manager(entry_points=request.param == "installed")
+    return extensions(build_manager(entry_points=request.param == "installed")).tokenize_examples
 
 
 def speaking() -> Any:
@@ -57,10 +57,10 @@ def speaking() -> Any:
     return tokenizer
 
 
-def said(row: dict[str, Any], manager: Any) -> str:
+def said(row: dict[str, Any], tokenize: Any) -> str:
     """The tokens of a row as text without what decoding puts between them."""
     tokenizer = speaking()
-    (tokens,) = tokenize_records([row], tokenizer, manager=manager, max_length=4096)
+    (tokens,) = tokenize_records([row], tokenizer, tokenize=tokenize, max_length=4096)
     return "".join(tokenizer.convert_ids_to_tokens(tokens["input_ids"]))
 
 
@@ -83,12 +83,12 @@ def said(row: dict[str, Any], manager: Any) -> str:
         ),
     ],
 )
-def test_what_the_template_prints_is_scored(row: dict[str, Any], wanted: str, manager: Any) -> None:
-    assert said(row, manager) == wanted
+def test_what_the_template_prints_is_scored(row: dict[str, Any], wanted: str, tokenize: Any) -> None:
+    assert said(row, tokenize) == wanted
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-def test_every_kind_of_file_keeps_them(tmp_path: Path, kind: str, manager: Any) -> None:
+def test_every_kind_of_file_keeps_them(tmp_path: Path, kind: str, tokenize: Any) -> None:
     row = {"messages": TURNS, "tools": TOOLS}
     path = tmp_path / f"rows.{kind}"
     if kind == "json":
@@ -98,14 +98,14 @@ def test_every_kind_of_file_keeps_them(tmp_path: Path, kind: str, manager: Any) 
     if kind == "parquet":  # absent fields come back as None
         assert datasets.Dataset.from_parquet(str(path))[0]["messages"][0]["tool_calls"] is None
     tokenizer = speaking()
-    (batch,) = probe_data(str(path), tokenizer, manager=manager).batches
+    (batch,) = probe_data(str(path), tokenizer, tokenize=tokenize).batches
     assert "".join(tokenizer.convert_ids_to_tokens(batch["input_ids"][0])) == SHOWN + TOLD
 
 
-def test_only_the_completion_is_labelled(manager: Any) -> None:
+def test_only_the_completion_is_labelled(tokenize: Any) -> None:
     tokenizer = speaking()
     row = {"prompt": TURNS[:3], "completion": TURNS[3:], "tools": TOOLS}
-    (tokens,) = tokenize_records([row], tokenizer, manager=manager)
+    (tokens,) = tokenize_records([row], tokenizer, tokenize=tokenize)
     learned = [token for token in tokens["labels"] if token != -100]
     assert "".join(tokenizer.convert_ids_to_tokens(learned)) == "two<eos>"
     assert tokens["labels"][-len(learned) :] == learned
@@ -119,9 +119,9 @@ def test_only_the_completion_is_labelled(manager: Any) -> None:
         ({"chat_template_kwargs": "x"}, r"row 0: `chat_template_kwargs` is 'x'. Give an object"),
     ],
 )
-def test_tools_that_cannot_be_read_are_named(beside: dict[str, Any], message: str, manager: Any) -> None:
+def test_tools_that_cannot_be_read_are_named(beside: dict[str, Any], message: str, tokenize: Any) -> None:
     with pytest.raises(DataError, match=message):
-        said({"messages": TURNS, **beside}, manager)
+        said({"messages": TURNS, **beside}, tokenize)
 
 
 def test_the_command_scores_other_tokens_with_tools_than_without(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from command_line import Run, runner
 from layercard.data import probe_data
 from layercard.errors import DataError
-from layercard.plugins import build_manager
+from layercard.plugins import build_manager, extensions
 from tiny import tiny_model, tiny_tokenizer
 
 STRICT = (
@@ -63,9 +63,9 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture(params=["alone", "installed"])
-def manager(request: pytest.FixtureRequest) -> Any:
+def tokenize(request: pytest.FixtureRequest) -> Any:
     """The built-in tokens, and those of the plugins that are installed."""
-    return build_manager(entry_points=request.param == "installed")
+    return extensions(build_manager(entry_points=request.param == "installed")).tokenize_examples
 
 
 def strict() -> Any:
@@ -74,45 +74,45 @@ def strict() -> Any:
     return tokenizer
 
 
-def read(folder: Path, rows: list[dict[str, Any]], manager: Any, name: str = "rows.jsonl") -> Any:
+def read(folder: Path, rows: list[dict[str, Any]], tokenize: Any, name: str = "rows.jsonl") -> Any:
     path = folder / name
     path.write_text("\n".join(map(json.dumps, rows)))
-    return probe_data(str(path), strict(), manager=manager)
+    return probe_data(str(path), strict(), tokenize=tokenize)
 
 
 @pytest.mark.parametrize("case", sorted(REFUSED))
-def test_the_row_the_message_and_what_to_do_are_named(tmp_path: Path, case: str, manager: Any) -> None:
+def test_the_row_the_message_and_what_to_do_are_named(tmp_path: Path, case: str, tokenize: Any) -> None:
     messages, wanted = REFUSED[case]
     with pytest.raises(DataError, match=rf"rows\.jsonl, line 2: the chat template refuses {wanted}") as caught:
-        read(tmp_path, [GOOD, {"messages": messages}, GOOD], manager)
+        read(tmp_path, [GOOD, {"messages": messages}, GOOD], tokenize)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("case", sorted(UNREADABLE))
-def test_rows_that_hold_no_conversation_are_named(tmp_path: Path, case: str, manager: Any) -> None:
+def test_rows_that_hold_no_conversation_are_named(tmp_path: Path, case: str, tokenize: Any) -> None:
     row, wanted = UNREADABLE[case]
     with pytest.raises(DataError, match=wanted):
-        read(tmp_path, [GOOD, row, GOOD], manager)
+        read(tmp_path, [GOOD, row, GOOD], tokenize)
 
 
-def test_a_null_completion_among_many_is_named(tmp_path: Path, manager: Any) -> None:
+def test_a_null_completion_among_many_is_named(tmp_path: Path, tokenize: Any) -> None:
     rows = [{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a", "completion": None}]
     with pytest.raises(DataError, match=r"line 4: `completion` is None\..*leave the row out"):
-        read(tmp_path, rows, manager)
+        read(tmp_path, rows, tokenize)
 
 
-def test_sharegpt_is_taken_where_trl_takes_it(tmp_path: Path, manager: Any) -> None:
+def test_sharegpt_is_taken_where_trl_takes_it(tmp_path: Path, tokenize: Any) -> None:
     talk = [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]
-    data = read(tmp_path, [{"conversations": talk}], manager)
+    data = read(tmp_path, [{"conversations": talk}], tokenize)
     tokens = strict().convert_ids_to_tokens(data.batches[0]["input_ids"][0])
     assert "".join(tokens) == "user: a<eos>assistant: b<eos>"
 
 
-def test_messages_in_a_csv_file_are_refused_with_what_keeps_lists(tmp_path: Path, manager: Any) -> None:
+def test_messages_in_a_csv_file_are_refused_with_what_keeps_lists(tmp_path: Path, tokenize: Any) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('messages\n"[{""role"": ""user"", ""content"": ""hi""}]"\n')
     with pytest.raises(DataError, match=r"rows\.csv, line 2: .*JSON lines or Parquet, which keep lists"):
-        probe_data(str(path), strict(), manager=manager)
+        probe_data(str(path), strict(), tokenize=tokenize)
 
 
 def test_the_command_says_it_in_one_line(run: Run, tmp_path: Path) -> None:
@@ -139,11 +139,11 @@ def test_the_command_says_it_in_one_line(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_advice_on_columns_names_columns_that_are_there(
-    tmp_path: Path, row: dict[str, Any], advice: str, manager: Any
+    tmp_path: Path, row: dict[str, Any], advice: str, tokenize: Any
 ) -> None:
     with pytest.raises(DataError) as caught:
-        read(tmp_path, [row], manager)
+        read(tmp_path, [row], tokenize)
     assert advice in str(caught.value)
     given = dict(pair.split("=") for pair in advice.strip("`").split() if "=" in pair)
     if given:
-        assert probe_data(str(tmp_path / "rows.jsonl"), strict(), columns=given, manager=manager).examples == 1
+        assert probe_data(str(tmp_path / "rows.jsonl"), strict(), columns=given, tokenize=tokenize).examples == 1

@@ -20,7 +20,7 @@ from layercard.cards.card import LayerCard
 from layercard.cards.strata import regimes
 from layercard.errors import CardError, SettingsError
 from layercard.hosts.plain import PlainHost
-from layercard.pipeline.placing import Chosen, choose_layers
+from layercard.pipeline.before.choosing import Chosen, choose_layers
 from layercard.probing.statistics import Array
 from own_card import LAYERS, deep_model, deep_trainer, own_card, put, resnorm_of
 from tiny import collate, tiny_examples
@@ -193,11 +193,11 @@ def test_a_model_without_adapters_yet_is_asked_about_by_its_target_modules(tmp_p
         model=model, args=arguments(tmp_path / "out"), train_dataset=Rows(tiny_examples(40)), data_collator=collate
     )
     trainer.args.max_steps = 1000  # long enough to pay for a whole probe
-    host, stack, manager = PlainHost(trainer), find_layers(model), plugins.manager()
+    host, stack, extensions = PlainHost(trainer), find_layers(model), plugins.extensions()
 
     def chosen(**settings: Any) -> Chosen:
         wanted = PlacementSettings.from_user(**settings)
-        return choose_layers(host, wanted, stack, manager, target_modules=LIKE_LLAMA)
+        return choose_layers(host, wanted, stack, extensions, target_modules=LIKE_LLAMA)
 
     resnorm = chosen(strategy="high").scores["resnorm"].importance
     put(library, own_card(resnorm))

@@ -11,8 +11,8 @@ from adapted import take_values
 from guarded import RIGHT, WRONG, guarded_trainer
 from layercard.errors import EXIT_QUALITY, QualityError
 from layercard.hosts.plain import PlainHost
-from layercard.pipeline.canary_choice import choose_canary
-from layercard.pipeline.entry_choice import EntryChoice
+from layercard.pipeline.during.entry import EntryChoice
+from layercard.pipeline.during.trial_choice import choose_canary
 from layercard.quality.verdict import KEYS
 from layercard.report.files import load_report
 from trainers import AtFirstStep, Rows, equal, logs, placed, train, trained
@@ -106,7 +106,7 @@ def test_widening_tries_again_and_trains_as_narrowed_by_hand(tmp_path):
 
 
 def test_a_widening_without_budget_to_try_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("layercard.pipeline.canary_choice.RETRIES", 0)
+    monkeypatch.setattr("layercard.pipeline.during.trial_choice.RETRIES", 0)
     trainer = guarded_trainer(tmp_path, stop_after=1)
     run = placed(trainer, WRONG, guard=True, on_quality_loss="widen", **LONG)
     train(trainer)

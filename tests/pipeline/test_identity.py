@@ -12,7 +12,7 @@ from datasets import Dataset
 from adapted import lora_config, with_adapters
 from layercard import place
 from layercard.hosts.plain import PlainHost
-from layercard.pipeline.identity import data_identity, public_command, run_identity
+from layercard.pipeline.during.identity import data_identity, public_command, run_identity
 from layercard.report.files import load_report
 from tiny import tiny_model
 from trainers import make_trainer, train

@@ -6,10 +6,10 @@ from adapted import adapted
 from layercard.anatomy.layers import find_layers
 from layercard.cost.speedup import StepCost
 from layercard.cost.timing import Ratio
-from layercard.pipeline.entry_choice import EntryChoice
-from layercard.pipeline.measuring import Measurement
-from layercard.pipeline.reporting import RunFacts, make_report
-from layercard.pipeline.variants import why_not_timed
+from layercard.pipeline.during.entry import EntryChoice
+from layercard.pipeline.during.report import RunFacts, make_report
+from layercard.pipeline.during.timing import Measurement
+from layercard.pipeline.during.variants import why_not_timed
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
 

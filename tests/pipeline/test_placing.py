@@ -175,7 +175,7 @@ def on_meta(folder: Path) -> Any:
 
 def test_layers_chosen_beforehand_need_no_weights(tmp_path: Path) -> None:
     """Under FSDP a rank may hold the model on the meta device; the host has built the adapter on the chosen layers."""
-    from layercard.pipeline.placing import Chosen
+    from layercard.pipeline.before.choosing import Chosen
     from layercard.placement.placement import LayerPlacement
 
     trainer = trainer_for(lora(layers_to_transform=[2, 3]), tmp_path)

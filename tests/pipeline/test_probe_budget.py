@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layercard.pipeline.probe_budget import ProbeBudget, not_earned_back, planned_examples
+from layercard.pipeline.before.probe_budget import ProbeBudget, not_earned_back, planned_examples
 from trainers import make_trainer
 
 

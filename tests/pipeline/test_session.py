@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback
 
 from adapted import take_values
 from layercard.errors import HostError, PlacementError
+from layercard.pipeline.during.callback import InsideTraining
 from layercard.report.files import load_report
 from trainers import AtFirstStep, equal, logs, long_trainer, make_trainer, placed, train, trained
 
@@ -158,7 +159,7 @@ def test_layers_below_the_entry_that_run_backward_are_warned_of_with_their_cause
         def on_train_begin(self, args, state, control, model=None, **kwargs):
             run.close()  # somebody undoes the entry
             model.enable_input_require_grads()
-            run._callback._watch.__enter__()
+            next(c for c in trainer.callback_handler.callbacks if isinstance(c, InsideTraining))._watch.__enter__()
 
     trainer.add_callback(Reopen)
     with caplog.at_level(logging.WARNING, logger="layercard"):

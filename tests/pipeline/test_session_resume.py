@@ -11,8 +11,8 @@ from adapted import take_values
 from layercard.anatomy.layers import find_layers
 from layercard.errors import PlacementError, SettingsError
 from layercard.hosts.plain import PlainHost
-from layercard.pipeline.record import record_of_run
-from layercard.pipeline.resume import checkpoint_folder, is_resuming, resumed_placement
+from layercard.pipeline.before.record import record_of_run
+from layercard.pipeline.before.resume import checkpoint_folder, is_resuming, resumed_placement
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
 from tiny import collate, tiny_examples, tiny_model

@@ -10,7 +10,7 @@ import torch
 from oracle import adapted, energies, mean_norms
 
 import layercard
-from layercard.pipeline.probing import score
+from layercard.pipeline.probe import score
 from tiny import ENCODERS, FAMILIES, collate, pack, tiny_examples, tiny_model
 
 EXAMPLES = 6

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 import layercard
 from layercard.errors import DataError, ModelError, ProbeError
-from layercard.pipeline.probing import score
+from layercard.pipeline.probe import score
 from layercard.probing.statistics import LayerStatistics
 from tiny import ENCODERS, collate, pack, tiny_examples, tiny_model
 

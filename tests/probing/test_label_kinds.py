@@ -19,7 +19,7 @@ from kinds import BARTS, BERT, ENCODER, KINDS, LABELS, Kind, bert, build, hidden
 import layercard
 from layercard.anatomy.layers import find_layers
 from layercard.errors import DataError, ProbeError
-from layercard.pipeline.probing import score
+from layercard.pipeline.probe import score
 from layercard.probing.labels import read_labels_of
 
 

@@ -12,7 +12,7 @@ import transformers as hf
 from oracle import adapted, energies, mean_norms
 
 import layercard
-from layercard.pipeline.probing import score
+from layercard.pipeline.probe import score
 from tiny import collate, tiny_examples, tiny_model
 
 EXAMPLES = 6

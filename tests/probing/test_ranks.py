@@ -14,7 +14,7 @@ import json, sys
 import torch.distributed as dist
 from tiny import collate, tiny_examples, tiny_model
 import layercard
-from layercard.pipeline.probing import score
+from layercard.pipeline.probe import score
 
 names = ["resnorm", "resnorm_algorithm1", "cka", "activation", "effective_rank"]
 if sys.argv[2] == "two":

@@ -10,7 +10,7 @@ import torch
 
 import layercard
 from layercard.errors import ProbeError
-from layercard.pipeline.probing import score
+from layercard.pipeline.probe import score
 from layercard.probing.similarity import debiased_linear_cka, effective_rank
 from tiny import collate, tiny_examples, tiny_model
 

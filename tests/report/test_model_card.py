@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 
 from adapted import lora_config, with_adapters
+from layercard.pipeline.during.callback import detach
 from layercard.report.model_card import BEGIN, END, HEADING, CardSection, section, update_card, with_section
 from reports import full_report, short_report
 from tiny import tiny_model
@@ -63,7 +64,7 @@ def test_leaving_gives_both_their_own_methods_back(tmp_path):
     trainer = make_trainer(tmp_path)
     run = placed(trainer, LAYERS)
     assert "create_or_update_model_card" in vars(run.host.model) and "create_model_card" in vars(trainer)
-    run.detach()
+    detach(run)
     assert "create_or_update_model_card" not in vars(run.host.model) and "create_model_card" not in vars(trainer)
 
 

@@ -18,6 +18,7 @@ import pytest
 from layercard.cards.card import LayerCard
 from layercard.cards.schema import problems
 from layercard.cli.main import main
+from layercard.plugins import extensions
 from layercard.study.build import StudyModel, build_card
 from layercard.study.settings import StudyData
 from studies import BRIEF, label_data, question_data
@@ -93,7 +94,7 @@ def test_a_smoke_card_is_marked(model: Path, data: StudyData, tmp_path: Path) ->
 
     facts = model_fingerprint(base, model_id="tiny")
     study = StudyModel(base, tokenizer, "causal", facts)
-    document = build_card(study, data, BRIEF.smoke(), work=tmp_path)
+    document = build_card(study, data, BRIEF.smoke(), work=tmp_path, extensions=extensions())
     assert problems(document) == []
     assert document["quick"] and document["status"] == "community"
 
@@ -162,7 +163,7 @@ def test_a_classifiers_layers_are_judged_against_its_head_alone(tmp_path: Path) 
     base, tokenizer = tiny_model("bert", num_layers=3), tiny_tokenizer()
     study = StudyModel(base, tokenizer, "classification", model_fingerprint(base, model_id="tiny"))
     settings = replace(BRIEF, seeds=(0, 1), probe_seeds=2, scores=("resnorm",))
-    document = build_card(study, label_data(tmp_path), settings, work=tmp_path / "parts")
+    document = build_card(study, label_data(tmp_path), settings, work=tmp_path / "parts", extensions=extensions())
     assert problems(document) == []
     untuned = next(outcome for outcome in document["outcomes"] if outcome["name"] == "untuned")
     assert "head trained" in untuned["strategy"]

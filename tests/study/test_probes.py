@@ -40,7 +40,7 @@ def test_one_seed_has_no_stability_over_seeds() -> None:
 def test_a_probe_names_plugins_and_what_is_undefined(tmp_path: Path) -> None:
     s = subject(tmp_path)
     found = run_probe(
-        s.base, s.tokenizer, "causal", s.data, BRIEF, seed=0, rank=4, scores=("cka", "resnorm"), manager=s.manager
+        s.base, s.tokenizer, "causal", s.data, BRIEF, seed=0, rank=4, scores=("cka", "resnorm"), extensions=s.extensions
     )
     assert set(found["scores"]) | set(found["undefined"]) == {"cka", "resnorm"}
     assert found["scores"]["resnorm"]["plugin"] == "layercard"

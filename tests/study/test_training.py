@@ -35,7 +35,7 @@ def test_the_base_model_is_not_touched(tmp_path: Path) -> None:
 def test_it_reaches_what_hand_written_adapters_on_those_layers_reach(tmp_path: Path) -> None:
     subject_, layers = subject(tmp_path), (2, 4)
     found = train_arm(subject_, layers, 0)
-    whole, _ = adapted(subject_.base, "causal", BRIEF, 0, subject_.manager)
+    whole, _ = adapted(subject_.base, "causal", BRIEF, 0, subject_.extensions)
     names = sorted({name.rsplit(".", 1)[-1] for name in whole.base_model.targeted_module_names})
     other = subject(tmp_path)
     by_hand = get_peft_model(
@@ -57,8 +57,8 @@ def test_it_reaches_what_hand_written_adapters_on_those_layers_reach(tmp_path: P
 
 def test_all_sets_of_layers_begin_at_the_same_values(tmp_path: Path) -> None:
     subject_ = subject(tmp_path)
-    first, stack = adapted(subject_.base, "causal", BRIEF, 0, subject_.manager)
-    second, _ = adapted(subject_.base, "causal", BRIEF, 0, subject_.manager)
+    first, stack = adapted(subject_.base, "causal", BRIEF, 0, subject_.extensions)
+    second, _ = adapted(subject_.base, "causal", BRIEF, 0, subject_.extensions)
     with narrowed(first, stack, (1,)):
         mine = {name: p for name, p in first.named_parameters() if p.requires_grad}
         theirs = dict(second.named_parameters())

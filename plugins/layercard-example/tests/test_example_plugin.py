@@ -96,7 +96,7 @@ def test_a_plugins_cards_are_in_the_library_by_name(tmp_path: Path) -> None:
             return [tmp_path]
 
     manager = plugins.build_manager([("example", layercard_example.plugin), ("mine", CardsOfMine)], entry_points=False)
-    (card,) = Library.open(user_dir=tmp_path / "none", manager=manager).named("tiny/odd-numbers")
+    (card,) = Library.open(plugins.card_folders(manager), user_dir=tmp_path / "none").named("tiny/odd-numbers")
     assert card.source == "mine:any.json"
 
 

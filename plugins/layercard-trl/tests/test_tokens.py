@@ -14,11 +14,14 @@ from transformers import ProcessorMixin
 from trl import SFTConfig, SFTTrainer
 
 from layercard.data import teaches, tokenize_records
+from layercard.data.chat import tokenize_by_template
 from layercard.errors import DataError
-from layercard.plugins import build_manager
+from layercard.plugins import build_manager, extensions
 from layercard.records import sample_records
 from tiny import tiny_model, tiny_tokenizer
 
+TRL = extensions().tokenize_examples
+"""What this package answers, being installed."""
 TEMPLATE = (
     "{% if shout %}{{ 'LOUD ' }}{% endif %}{% if tools %}{{ 'TOOLS ' + tools | tojson + eos_token }}{% endif %}"
     "{% for m in messages %}{{ m['role'] + ': ' }}{% if m.content is string %}{{ m.content }}"
@@ -108,14 +111,14 @@ def loaded(kind: str, folder: Path, rows: list[dict[str, Any]]) -> tuple[str, An
 def test_a_file_is_tokenized_as_the_trainer_tokenizes_it(tmp_path: Path, form: str, kind: str) -> None:
     source, dataset = loaded(kind, tmp_path, FORMS[form])
     records = sample_records(source, count=9, seed=0)
-    assert tokenize_records(records, speaking(), max_length=4096) == trained(tmp_path, dataset)
+    assert tokenize_records(records, speaking(), max_length=4096, tokenize=TRL) == trained(tmp_path, dataset)
 
 
 @pytest.mark.parametrize("form", sorted(set(FORMS) - {"tools", "chat_template_kwargs"}))
 def test_without_trl_the_built_in_tokens_are_the_same(tmp_path: Path, form: str) -> None:
-    alone = build_manager(entry_points=False)
+    alone = extensions(build_manager(entry_points=False)).tokenize_examples
     _, dataset = loaded("jsonl", tmp_path, FORMS[form])
-    assert tokenize_records(FORMS[form], speaking(), max_length=4096, manager=alone) == trained(tmp_path, dataset)
+    assert tokenize_records(FORMS[form], speaking(), max_length=4096, tokenize=alone) == trained(tmp_path, dataset)
 
 
 @pytest.mark.parametrize("form", ["text", "prompt and completion", "messages", "tools with prompt and completion"])
@@ -124,7 +127,7 @@ def test_long_examples_are_cut_as_the_trainer_cuts_them(tmp_path: Path, form: st
     rows = FORMS[form]
     made = [
         row
-        for row in tokenize_records(rows, speaking(), max_length=max_length)
+        for row in tokenize_records(rows, speaking(), max_length=max_length, tokenize=TRL)
         if any(x != -100 for x in row["labels"])
     ]
     try:
@@ -160,8 +163,8 @@ def test_any_rows_are_tokenized_as_the_trainer_tokenizes_them(
     folder = tmp_path_factory.mktemp("rows")
     _, dataset = loaded("jsonl", folder, rows)
     wanted = trained(folder, dataset)
-    assert tokenize_records(rows, speaking(), max_length=4096) == wanted
-    assert tokenize_records(rows, speaking(), max_length=4096, manager=build_manager(entry_points=False)) == wanted
+    assert tokenize_records(rows, speaking(), max_length=4096, tokenize=TRL) == wanted
+    assert tokenize_records(rows, speaking(), max_length=4096, tokenize=tokenize_by_template) == wanted
 
 
 class Processor(ProcessorMixin):
@@ -178,8 +181,8 @@ class Processor(ProcessorMixin):
 def test_a_processor_reads_text_in_parts(form: str) -> None:
     tokenizer = tiny_tokenizer()
     processor = Processor(tokenizer, chat_template=TEMPLATE.replace("{{ part.text }}", "{{ '#' + part.text }}"))
-    made = tokenize_records(FORMS[form], processor)
-    assert made == tokenize_records(FORMS[form], processor, manager=build_manager(entry_points=False))
+    made = tokenize_records(FORMS[form], processor, tokenize=TRL)
+    assert made == tokenize_records(FORMS[form], processor, tokenize=tokenize_by_template)
     if "messages" in form:
         text = "".join(tokenizer.convert_ids_to_tokens(made[0]["input_ids"]))
         assert text == "user: #how is it<eos>assistant: #fine<eos>"
@@ -188,20 +191,20 @@ def test_a_processor_reads_text_in_parts(form: str) -> None:
 def test_a_tokenizer_without_an_end_token_is_left_to_the_built_in_tokens() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
-    (tokens,) = tokenize_records([{"text": "ab"}], tokenizer)
+    (tokens,) = tokenize_records([{"text": "ab"}], tokenizer, tokenize=TRL)
     assert tokens["input_ids"] == tokenizer("ab")["input_ids"]
 
 
 def test_rows_of_two_forms_are_refused() -> None:
     mixed: list[dict[str, Any]] = [{"prompt": "a", "completion": "b"}, {"prompt": [USER], "completion": [ASSISTANT]}]
     with pytest.raises(DataError, match=r"row 1: the example is messages, and those before are text"):
-        tokenize_records(mixed, speaking())
+        tokenize_records(mixed, speaking(), tokenize=TRL)
 
 
 def test_progress_bars_stay_as_they_were(capfd: pytest.CaptureFixture[str]) -> None:
     import datasets
 
     datasets.enable_progress_bars()
-    tokenize_records([{"text": "a"}], speaking())
+    tokenize_records([{"text": "a"}], speaking(), tokenize=TRL)
     assert datasets.is_progress_bar_enabled()
     assert "examples/s" not in capfd.readouterr().err

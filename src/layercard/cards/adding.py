@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layercard.cards.card import LayerCard
-from layercard.cards.library import USER, Library, default_user_dir, plugin_folders, save_card, user_path
+from layercard.cards.library import USER, Library, default_user_dir, save_card, user_path
 from layercard.cards.schema import check_card
 from layercard.errors import CardError
-
-if TYPE_CHECKING:
-    import pluggy
+from layercard.registry import CardFolders
 
 
 def add_cards(
     cards: Sequence[LayerCard],
+    folders: CardFolders,
     *,
     replace: bool = False,
     user_dir: Path | None = None,
-    manager: pluggy.PluginManager | None = None,
 ) -> list[Path]:
     """Write `cards` into the user's folder and return where each lies; write none where one cannot be taken.
+
+    `folders` is what `layercard.plugins.card_folders` returns.
 
     Raises `CardError` where another card of that key says something else: one of a plugin always, one of the user's own
     unless `replace` is given.
@@ -30,7 +29,7 @@ def add_cards(
     for card in cards:
         check_card(card.document, card.source)
     folder = user_dir or default_user_dir()
-    provided, own = Library.of(plugin_folders(manager)), Library.of([(USER, folder)])
+    provided, own = Library.of(folders), Library.of([(USER, folder)])
     targets = [user_path(card, folder) for card in cards]
     for index, (card, target) in enumerate(zip(cards, targets, strict=True)):
         _refuse_other(card, [*provided.cards, *cards[:index]], "Give the dataset another id")

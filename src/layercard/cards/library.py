@@ -8,18 +8,15 @@ refused. What a card must hold is the schema's business; whether it fits a model
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from layercard.cards.card import LayerCard
 from layercard.cards.reading import card_files, read_card
 from layercard.cards.writing import save_card as save_card
-from layercard.errors import CardError, PluginError, nearest
-
-if TYPE_CHECKING:
-    import pluggy
+from layercard.errors import CardError, nearest
+from layercard.registry import CardFolders
 
 USER = "user"
 """What the user's own folder is called in a card's `source`; a plugin's folder goes by the plugin's name."""
@@ -36,13 +33,13 @@ class Library:
     """The reason by the key that a refused card has, or by where its file lies."""
 
     @classmethod
-    def open(cls, *, user_dir: Path | None = None, manager: pluggy.PluginManager | None = None) -> Library:
+    def open(cls, folders: CardFolders, *, user_dir: Path | None = None) -> Library:
         """Read the cards of every plugin, layercard's own among them, and those in `user_dir`.
 
-        `user_dir` defaults to `default_user_dir()`; `manager` to the process's plugins. Refuses single cards, never all.
+        `folders` is what `layercard.plugins.card_folders` returns; `user_dir` defaults to `default_user_dir()`. Refuses single
+        cards, never all.
         """
-        folders = [*plugin_folders(manager), (USER, user_dir or default_user_dir())]
-        return cls.of(folders)
+        return cls.of([*folders, (USER, user_dir or default_user_dir())])
 
     @classmethod
     def of(cls, folders: Iterable[tuple[str, Path]]) -> Library:
@@ -101,21 +98,6 @@ def _one_a_key(cards: Iterable[LayerCard]) -> tuple[tuple[LayerCard, ...], list[
         reason = f"{named}: two cards for `{key}` that disagree. Remove one, or give the other dataset another id."
         disagreeing += [(twin, reason) for twin in twins]
     return tuple(kept), disagreeing
-
-
-def plugin_folders(manager: pluggy.PluginManager | None = None) -> Iterator[tuple[str, Path]]:
-    """Yield (plugin's name, folder) for every folder of cards that a plugin provides."""
-    from layercard import plugins
-
-    for implementation in (manager or plugins.manager()).hook.provide_cards.get_hookimpls():
-        given: Any = implementation.function()
-        for folder in given:
-            if not isinstance(folder, Path):
-                raise PluginError(
-                    f"The plugin `{implementation.plugin_name}` answers `provide_cards` with {folder!r}; folders of "
-                    "Layer Cards are wanted, as pathlib.Path. Use another version of it, or uninstall it."
-                )
-            yield implementation.plugin_name, folder
 
 
 def shipped_dir() -> Path:

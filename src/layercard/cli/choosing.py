@@ -10,22 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layercard import plugins
 from layercard.cli.examine import Examined, examine
 from layercard.cli.loading import load_model
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.errors import ModelError, ProbeError, TooFewExamplesError, UntrainableError
-from layercard.pipeline.consulting import Consultation, Decision, bare_query, consult
-from layercard.pipeline.looking import without_a_look
-from layercard.pipeline.probing import locate_layers
-from layercard.pipeline.shelf import Shelf, may_speak, none_of, open_shelf
+from layercard.pipeline.before.consulting import Consultation, Decision, bare_query, consult
+from layercard.pipeline.before.looking import locate_layers, without_a_look
+from layercard.pipeline.before.shelf import Shelf, may_speak, none_of, open_shelf
 from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
+from layercard.registry import Extensions
 from layercard.settings import PlacementSettings
 
 if TYPE_CHECKING:
-    import pluggy
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
@@ -41,7 +39,7 @@ class Asked:
     data: DataSource
     settings: PlacementSettings
     targets: list[str] | None
-    manager: pluggy.PluginManager
+    extensions: Extensions
     output: Output
     bare: Any
     stack: LayerStack
@@ -56,13 +54,13 @@ class Asked:
                 "`--dataset`."
             )
         return examine(
-            self.model, self.data, self.settings, [score], self.targets, self.manager, self.output, loaded=loaded
+            self.model, self.data, self.settings, [score], self.targets, self.extensions, self.output, loaded=loaded
         )
 
     def choose(self, examined: Examined | None) -> LayerPlacement:
         """Return the placement without Layer Cards."""
         scores = examined.scores if examined else None
-        strategies = plugins.strategies(self.manager)
+        strategies = self.extensions.strategies
         return choose_placement(
             self.settings, len(self.stack), strategies=strategies, scores=scores, adaptable=self.adaptable
         )
@@ -81,7 +79,7 @@ class Answer:
 
 def choose(asked: Asked) -> tuple[Decision, Examined | None]:
     """Return the placement, and what was probed for it."""
-    score = needed_score(asked.settings, plugins.strategies(asked.manager))
+    score = needed_score(asked.settings, asked.extensions.strategies)
     if score is not None:
         examined = asked.examine(score)
         return Decision(asked.choose(examined)), examined
@@ -102,7 +100,7 @@ def ask_cards(asked: Asked, *, thorough: bool) -> Answer:
     With `thorough` it is probed wherever ranks can be compared, and must be. Raises `CardError` or `UsageError` where the
     user named a card that cannot be asked.
     """
-    shelf = open_shelf(asked.settings, asked.manager)
+    shelf = open_shelf(asked.settings, asked.extensions.card_folders)
     if not may_speak(shelf, asked.bare.config, len(asked.stack)):
         return Answer(_unasked(asked, shelf, none_of(shelf, asked.bare.config)))
     if asked.data.name is None:
@@ -110,7 +108,7 @@ def ask_cards(asked: Asked, *, thorough: bool) -> Answer:
             raise click.UsageError("`--cards` names a Layer Card, which is compared on examples. Give `--dataset`.")
         return Answer(_unasked(asked, shelf, UNASKED))
     loaded = load_model(asked.model, asked.output.say)
-    stack = locate_layers(loaded, asked.settings.layers_path, asked.manager)
+    stack = locate_layers(loaded, asked.settings.layers_path, asked.extensions)
     consultation = consult(
         shelf, asked.settings, loaded, stack,
         target_modules=asked.targets, adaptable=asked.adaptable, facts=_facts(asked.data),

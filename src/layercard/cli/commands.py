@@ -1,11 +1,20 @@
-"""Every command by name, each with the plugin that supplies it; a clash of names raises and names both owners."""
+"""Every command by name, each with the plugin that supplies it; a clash of names raises and names both owners.
+
+This module is the plugin that supplies layercard's own.
+"""
 
 from __future__ import annotations
+
+import sys
 
 import click
 import pluggy
 
-from layercard.plugins import Registry
+from layercard.hookspecs import hookimpl
+from layercard.registry import Registry
+
+OWN = "layercard.cli"
+"""The name under which layercard's own commands are registered."""
 
 
 class NamedCommand(click.Command):
@@ -16,6 +25,8 @@ class NamedCommand(click.Command):
 
 def command_registry(manager: pluggy.PluginManager) -> Registry[NamedCommand]:
     """Return the commands of all plugins; raise `PluginError` where two share a name."""
+    if not manager.has_plugin(OWN):
+        manager.register(sys.modules[__name__], name=OWN)
     registry: Registry[NamedCommand] = Registry("command")
     for implementation in manager.hook.register_commands.get_hookimpls():
         own = click.Group()  # a group of its own, for click lets a second command replace the first
@@ -23,3 +34,17 @@ def command_registry(manager: pluggy.PluginManager) -> Registry[NamedCommand]:
         for command in own.commands.values():
             registry.add(command, implementation.plugin_name)  # type: ignore[arg-type]
     return registry
+
+
+@hookimpl
+def register_commands(cli: click.Group) -> None:
+    """Add `probe`, `plan`, `report`, `compare`, `plugins` and `cards`."""
+    from layercard.cli.cards.group import cards
+    from layercard.cli.compare import compare
+    from layercard.cli.plan import plan
+    from layercard.cli.plugins import plugins
+    from layercard.cli.probe import probe
+    from layercard.cli.report import report
+
+    for command in (probe, plan, report, compare, plugins, cards):
+        cli.add_command(command)

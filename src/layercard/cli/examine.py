@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pluggy
 from torch import nn
 
-from layercard import plugins
 from layercard.cli.loading import load_config, load_model, load_tokenizer, settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
@@ -17,11 +15,13 @@ from layercard.cli.positions import longest_input
 from layercard.cli.tasks import Purpose, unread_labels
 from layercard.data import LABELLED, Labels, ProbeData, SavedHead, probe_data
 from layercard.data.batches import dataset_labels
-from layercard.pipeline.probing import locate_layers, probe
-from layercard.pipeline.record import model_facts
+from layercard.pipeline.before.looking import locate_layers
+from layercard.pipeline.before.record import model_facts
+from layercard.probing.run import run_probe
 from layercard.probing.statistics import LayerStatistics
 from layercard.records import first_record
-from layercard.scores.base import LayerScores, checked, numbers
+from layercard.registry import Extensions
+from layercard.scores.base import LayerScores, checked, needs_of, numbers
 from layercard.scores.resnorm import pooled_energy
 from layercard.settings import PlacementSettings
 
@@ -69,7 +69,7 @@ def examine(
     settings: PlacementSettings,
     scores: Sequence[str],
     targets: list[str] | None,
-    manager: pluggy.PluginManager,
+    extensions: Extensions,
     output: Output,
     *,
     loaded: nn.Module | None = None,
@@ -78,20 +78,20 @@ def examine(
 
     `loaded` is the model where it was loaded already.
     """
-    scorers = plugins.scorers(manager)
+    scorers = extensions.scorers
     known = [scorers[name] for name in scores]
     model = settled(model, data, output.say)
-    examples = read_examples(model, data, settings, manager, output, loaded)
+    examples = read_examples(model, data, settings, extensions, output, loaded)
     loaded = load_model(model, output.say) if loaded is None else loaded
-    facts = model_facts(loaded, locate_layers(loaded, settings.layers_path, manager))
-    statistics = probe(
+    stack = locate_layers(loaded, settings.layers_path, extensions)
+    facts = model_facts(loaded, stack)
+    statistics = run_probe(
         loaded,
         examples.batches,
-        scores=scores,
-        layers_path=settings.layers_path,
+        stack=stack,
+        needs=needs_of(scores, scorers),
         rank=settings.probe_rank,
         seed=settings.random_seed,
-        manager=manager,
         target_modules=targets,
     )
     return Examined(statistics, {s.name: checked(s.score(statistics), statistics) for s in known}, facts)
@@ -101,7 +101,7 @@ def read_examples(
     model: ModelSource,
     data: DataSource,
     settings: PlacementSettings,
-    manager: pluggy.PluginManager,
+    extensions: Extensions,
     output: Output,
     loaded: nn.Module | None = None,
 ) -> ProbeData:
@@ -125,7 +125,7 @@ def read_examples(
         split=data.split,
         config=data.config,
         labels=labels,
-        manager=manager,
+        tokenize=extensions.tokenize_examples,
     )
     if examples.skipped:
         output.say(f"{examples.skipped} sampled examples hold nothing to learn within the length and were left out.")

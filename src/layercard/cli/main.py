@@ -10,6 +10,7 @@ import copy
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 import pluggy
@@ -27,9 +28,10 @@ def build_cli(manager: pluggy.PluginManager) -> click.Group:
     @click.version_option(__version__, message="layercard %(version)s")
     @click.pass_context
     def cli(context: click.Context, debug: bool) -> None:
-        context.obj["debug"] = debug
+        context.obj |= {"debug": debug, "manager": manager, "commands": commands}
 
-    for command in command_registry(manager).values():
+    commands = command_registry(manager)
+    for command in commands.values():
         own = copy.copy(command)
         own.params = list(command.params)
         manager.hook.extend_command(command=own)
@@ -39,7 +41,7 @@ def build_cli(manager: pluggy.PluginManager) -> click.Group:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `arguments` default to the process's."""
-    state = {"debug": False}
+    state: dict[str, Any] = {"debug": False}
     try:
         cli = build_cli(plugins.manager())
         code = cli.main(arguments, prog_name="layercard", standalone_mode=False, obj=state)

@@ -22,10 +22,10 @@ from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
 from layercard.cost.predict import StepPrediction, UnitCosts
 from layercard.errors import one_of
-from layercard.pipeline.elsewhere import decided, towers_to_shed
-from layercard.pipeline.probing import locate_layers
-from layercard.pipeline.record import recorded
-from layercard.pipeline.resume import check_made_for
+from layercard.pipeline.before.looking import locate_layers
+from layercard.pipeline.before.other_parts import decided, towers_to_shed
+from layercard.pipeline.before.record import recorded
+from layercard.pipeline.before.resume import check_made_for
 from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
@@ -113,17 +113,17 @@ def make_plan(
     time_costs: bool = True,
 ) -> Plan:
     """Return the plan; weights and data are read only where the choice needs a score, or a Layer Card may decide."""
-    manager = plugins.manager()
-    strategies = plugins.strategies(manager)
+    extensions = plugins.extensions()
+    strategies = extensions.strategies
     score = needed_score(settings, strategies)
     if score is not None:
-        plugins.scorers(manager)[score]
+        extensions.scorers[score]
     model = settled(model, data, output.say)
     bare = skeleton(model.name, model.purpose)
-    stack = locate_layers(bare, settings.layers_path, manager)
+    stack = locate_layers(bare, settings.layers_path, extensions)
     adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
     check_depth(settings, len(stack), adaptable)
-    decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack, adaptable))
+    decision, examined = choose(Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable))
     named = settings.placement_path
     record = record_of_command(model, bare, stack, examined, data, settings, targets)
     placement = decided(decision.placement, settings, bare, stack, adapted=names_held(bare, targets))
@@ -132,7 +132,7 @@ def make_plan(
     below = targets_below(bare, stack, targets, towers_to_shed(bare, stack, placement))
     units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=adaptable)
     conditions = _conditions(settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
-    table, left_out = strategy_costs(placement, settings, examined.scores if examined else {}, manager, conditions)
+    table, left_out = strategy_costs(placement, settings, examined.scores if examined else {}, extensions, conditions)
     notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, below), *left_out)
     expected = conditions.predict(placement, placement.layers)
     return Plan(placement, expected, checkpointing, examined, table, costs, notes)

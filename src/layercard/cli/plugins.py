@@ -10,19 +10,20 @@ from rich.table import Table
 
 from layercard import __version__
 from layercard import plugins as registries
-from layercard.cli.commands import command_registry
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
+from layercard.registry import Registry
 
 KINDS = ("scores", "strategies", "commands")
 
 
 @click.command(context_settings=CONTEXT)
 @output_options
-def plugins(as_json: bool) -> None:
+@click.pass_obj
+def plugins(state: dict[str, Any], as_json: bool) -> None:
     """List plugins, with the scores, strategies and commands that each supplies."""
     output = Output(as_json=as_json)
-    listed = describe_plugins(registries.manager())
+    listed = describe_plugins(state["manager"], state["commands"])
     table = Table(box=None, pad_edge=False)
     for name in ("plugin", "version", *KINDS):
         table.add_column(name, overflow="fold")
@@ -32,15 +33,13 @@ def plugins(as_json: bool) -> None:
     output.finish({"plugins": listed})
 
 
-def describe_plugins(manager: pluggy.PluginManager) -> list[dict[str, Any]]:
+def describe_plugins(manager: pluggy.PluginManager, commands: Registry[Any]) -> list[dict[str, Any]]:
     """Return name, version, scores, strategies, commands and hooks of every plugin, built-ins first."""
-    supplied = dict(
-        zip(
-            KINDS,
-            (registries.scorers(manager), registries.strategies(manager), command_registry(manager)),
-            strict=True,
-        )
-    )
+    supplied: dict[str, Registry[Any]] = {
+        "scores": registries.scorers(manager),
+        "strategies": registries.strategies(manager),
+        "commands": commands,
+    }
     versions = {id(plugin): distribution.version for plugin, distribution in manager.list_plugin_distinfo()}
     rows = []
     for name, plugin in manager.list_name_plugin():

@@ -32,14 +32,14 @@ def probe(scores: tuple[str, ...], as_json: bool, **values: Any) -> None:
     """Score every layer of MODEL (a folder or a Hub id) on a dataset, in one pass. Trains nothing."""
     settings, model, data = settings_from(values), model_source(values), data_source(values)
     wanted = tuple(dict.fromkeys(scores or ("resnorm",)))
-    manager = plugins.manager()
+    extensions = plugins.extensions()
     for name in wanted:
-        plugins.scorers(manager)[name]
+        extensions.scorers[name]
     from layercard.cli.examine import examine
     from layercard.cli.tables import show_layers
 
     output = Output(as_json=as_json)
-    examined = examine(model, data, settings, wanted, target_modules(values), manager, output)
+    examined = examine(model, data, settings, wanted, target_modules(values), extensions, output)
     show_layers(output.console, examined.scores)
     s = examined.statistics
     output.say(f"{s.examples} examples, {s.tokens:,} tokens, {s.seconds:.1f} s.")

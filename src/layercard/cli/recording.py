@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layercard.hosts.digest import file_facts, files_digest
-from layercard.pipeline.record import bare_path, facts_without_weights
+from layercard.pipeline.before.record import bare_path, facts_without_weights
 from layercard.placement.made_for import differences, make_record, unread_settings
 
 if TYPE_CHECKING:

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pluggy
 from rich.console import Console
 from rich.table import Table
 
-from layercard import plugins
 from layercard.anatomy.layers import describe
 from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
 from layercard.errors import PlacementError
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
+from layercard.registry import Extensions
 from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings
 
@@ -64,14 +63,14 @@ def strategy_costs(
     placement: LayerPlacement,
     settings: PlacementSettings,
     scores: Mapping[str, LayerScores],
-    manager: pluggy.PluginManager,
+    extensions: Extensions,
     conditions: StepConditions,
 ) -> tuple[list[StrategyCost], list[str]]:
     """Return the costs of the placement and of every strategy that needs no score that was not probed.
 
     Beside them a line for each strategy of a plugin whose layers cannot be used here.
     """
-    strategies = plugins.strategies(manager)
+    strategies = extensions.strategies
     found, notes = {"planned": placement.layers}, []
     for name in strategies:
         wanted = _asking_for(name, placement, settings)

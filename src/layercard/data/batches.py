@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from layercard.data.chat import IGNORED, text_tokenizer
+from layercard.data.chat import IGNORED, text_tokenizer, tokenize_by_template
 from layercard.data.forms import Task, form_of
 from layercard.data.label_columns import labels_of
 from layercard.data.labels import LABELLED, Labels, SavedHead
 from layercard.data.tokens import Tokens, teaches, tokenize_records
 from layercard.errors import DataError
 from layercard.records import class_names, column_values, sample_records
+from layercard.registry import TokenizeExamples
 
 if TYPE_CHECKING:
-    import pluggy
+    pass
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def probe_data(
     split: str = "train",
     config: str | None = None,
     labels: Labels | None = None,
-    manager: pluggy.PluginManager | None = None,
+    tokenize: TokenizeExamples = tokenize_by_template,
 ) -> ProbeData:
     """Return at most `examples` examples of `source`, sampled with `seed`, as batches on the CPU.
 
@@ -61,7 +62,7 @@ def probe_data(
         labels = dataset_labels(source, records[0], task=task, columns=columns, split=split, config=config)
     tokens = tokenize_records(
         records, tokenizer, task=task, max_length=max_length, seed=seed, columns=columns, source=source, labels=labels,
-        manager=manager,
+        tokenize=tokenize,
     )  # fmt: skip
     kept = [example for example in tokens if teaches(example, task)]
     if not kept:

@@ -84,3 +84,8 @@ def _ids(tokenizer: Any, text: Any, **options: Any) -> list[int]:
 def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def tokenize_by_template(tokenizer: Any, examples: list[dict[str, Any]]) -> list[dict[str, list[int]]]:
+    """Return the tokens of language modelling examples by the tokenizer's own chat template, in order."""
+    return [tokenize_example(tokenizer, example) for example in examples]

@@ -1,6 +1,6 @@
 """Tokenized examples of records: `tokenize_records`, by what the model is trained to do.
 
-Language models learn what TRL's SFTTrainer would have them learn; a plugin answers for it (`tokenize_examples`). All
+Language models learn what their trainer would have them learn, where a plugin answers for it (`tokenize_examples`). All
 others are tokenized as transformers' own training examples do: cut by the tokenizer, so that end tokens stay.
 """
 
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from layercard import plugins
-from layercard.data.chat import IGNORED, renamed, text_tokenizer
+from layercard.data.chat import IGNORED, renamed, text_tokenizer, tokenize_by_template
 from layercard.data.conversations import REFUSALS, check_beside, check_part, template_error
 from layercard.data.forms import BESIDE, Form, Task, form_of
 from layercard.data.label_columns import labels_of
 from layercard.data.labels import LABELLED, Labels
 from layercard.errors import DataError
 from layercard.records import Record, place_of
-
-if TYPE_CHECKING:
-    import pluggy
+from layercard.registry import TokenizeExamples
 
 Tokens: TypeAlias = dict[str, Any]
 """`input_ids`: a list of ids; `labels`: as many (-100 where nothing is learned), for encoder-decoders a list of their
@@ -42,19 +39,20 @@ def tokenize_records(
     columns: Mapping[str, str] | None = None,
     source: str = "the dataset",
     labels: Labels | None = None,
-    manager: pluggy.PluginManager | None = None,
+    tokenize: TokenizeExamples = tokenize_by_template,
 ) -> list[Tokens]:
     """Return each record's tokens, at most `max_length`; of which some may hold nothing to learn (`teaches`).
 
     Parameters: `tokenizer` is a transformers tokenizer or processor; `columns` says which column plays which part, such
     as `{"prompt": "question", "completion": "answer"}`; `seed` draws the hidden tokens of a masked model; `source` is
-    named in messages where records do not know their place; `labels` as of `labels_of`, by default of these very records.
+    named in messages where records do not know their place; `labels` as of `labels_of`, by default of these very records;
+    `tokenize` is who tokenizes examples of language modelling (`Extensions.tokenize_examples`), by default layercard alone.
     Raises `DataError` where columns are missing or hold something else, naming place, column and value.
     """
     form = form_of(records[0], task, columns)
     placed = [(record, place_of(record, source, i)) for i, record in enumerate(records)]
     if task == "causal":
-        return _causal(placed, form, tokenizer, max_length, manager or plugins.manager())
+        return _causal(placed, form, tokenizer, max_length, tokenize)
     if task in LABELLED and labels is None:
         column = form.columns["label"]
         labels = labels_of(((place, record.get(column)) for record, place in placed), column, task=task)
@@ -67,7 +65,7 @@ def _causal(
     form: Form,
     tokenizer: Any,
     max_length: int,
-    manager: pluggy.PluginManager,
+    tokenize: TokenizeExamples,
 ) -> list[Tokens]:
     examples = [_example(record, form, place) for record, place in placed]
     talks = [any(isinstance(example.get(part), list) for part in TALKS) for example in examples]
@@ -82,9 +80,9 @@ def _causal(
             "with `text`, or with `prompt` and `completion` as strings."
         )
     try:
-        made = manager.hook.tokenize_examples(tokenizer=tokenizer, examples=examples)
+        made = tokenize(tokenizer, examples)
     except REFUSALS as error:
-        raise _explained(examples, placed, form, tokenizer, manager, error) from error
+        raise _explained(examples, placed, form, tokenizer, tokenize, error) from error
     return [{name: ids[:max_length] for name, ids in tokens.items()} for tokens in made]
 
 
@@ -106,13 +104,13 @@ def _explained(
     placed: Sequence[tuple[Any, str]],
     form: Form,
     tokenizer: Any,
-    manager: pluggy.PluginManager,
+    tokenize: TokenizeExamples,
     error: Exception,
 ) -> DataError:
     """Return the error for the first example that is refused by itself, or for all where each is taken alone."""
 
     def render(example: dict[str, Any]) -> Any:
-        return manager.hook.tokenize_examples(tokenizer=tokenizer, examples=[example])
+        return tokenize(tokenizer, [example])
 
     for example, (_, place) in zip(examples, placed, strict=True):
         try:

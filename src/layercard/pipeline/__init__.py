@@ -1,1 +1,1 @@
-"""From a trainer or a model to an adapted model and its report: the only room that knows every stage."""
+"""The only room that knows every stage: `place.py` opens it, `before/` runs ahead of `train()`, `during/` inside it."""

@@ -18,7 +18,7 @@ from layercard.errors import PlacementError, ProbeError, SettingsError
 from layercard.placement.auto import QUALITY_UNPROVEN, RULES, auto_request, choose_auto
 from layercard.placement.placement import LayerPlacement, without_adapters
 from layercard.placement.strategies import Strategy, StrategyRequest
-from layercard.plugins import Registry
+from layercard.registry import Registry
 from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings
 

@@ -7,7 +7,7 @@
     settings         every setting that a choice may depend on
     versions, date   when, and with which releases
 
-Knows nothing of trainers or files: `layercard.pipeline.record` makes the records of a run and of a command.
+Knows nothing of trainers or files: `layercard.pipeline.before.record` makes the records of a run and of a command.
 """
 
 from __future__ import annotations

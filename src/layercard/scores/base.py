@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -60,6 +61,11 @@ class Scorer(Protocol):
 
     def score(self, statistics: LayerStatistics) -> LayerScores:
         """Return the scores of all layers; what it says of layers without target modules is not read."""
+
+
+def needs_of(names: Iterable[str], scorers: Mapping[str, Scorer]) -> frozenset[Need]:
+    """Return the statistics that the scorers of these names read; raise `SettingsError` where a name is not registered."""
+    return frozenset(need for name in names for need in scorers[name].needs)
 
 
 def checked(scores: LayerScores, statistics: LayerStatistics) -> LayerScores:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -23,12 +23,10 @@ from layercard.anatomy.targets import find_targets
 from layercard.anatomy.verify import verify_placement
 from layercard.data import Task, Tokens, collate, pad_id
 from layercard.errors import ModelError
-from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.before.looking import locate_layers
 from layercard.random_state import random_state
+from layercard.registry import Extensions
 from layercard.study.settings import StudySettings
-
-if TYPE_CHECKING:
-    import pluggy
 
 WARM_UP = 0.1
 """The share of the steps over which the learning rate rises."""
@@ -49,11 +47,11 @@ class Rows(torch.utils.data.Dataset[Tokens]):
 
 
 def adapted(
-    base: nn.Module, task: Task, settings: StudySettings, seed: int, manager: pluggy.PluginManager
+    base: nn.Module, task: Task, settings: StudySettings, seed: int, extensions: Extensions
 ) -> tuple[PeftModel, LayerStack]:
     """Return a copy of `base` with LoRA adapters on every layer; the same seed gives the same initial values."""
     bare = copy.deepcopy(base)
-    stack = locate_layers(bare, None, manager)
+    stack = locate_layers(bare, None, extensions)
     names = sorted({target.name for target in find_targets(bare, stack, names=settings.target_modules)})
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules=names, task_type=_TASKS[task], lora_dropout=0.0
@@ -61,7 +59,7 @@ def adapted(
     with random_state(seed):
         model = get_peft_model(bare, config)
     check_narrowable(model)
-    return model, locate_layers(model, None, manager)
+    return model, locate_layers(model, None, extensions)
 
 
 def make_trainer(

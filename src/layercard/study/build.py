@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layercard import __version__, plugins
+from layercard import __version__
 from layercard.data import Task
+from layercard.registry import Extensions
 from layercard.study.adapting import refuse_without_adapters
 from layercard.study.arms import UNTUNED, Arm, make_arms
 from layercard.study.cost import clock_name, measure_costs
@@ -27,7 +28,6 @@ from layercard.study.store import Store
 from layercard.study.training import Subject, judge, train_arm
 
 if TYPE_CHECKING:
-    import pluggy
     from torch import nn
 
 PROBING = ("max_length", "probe_examples", "probe_batch_size", "target_modules")
@@ -54,7 +54,7 @@ def build_card(
     settings: StudySettings,
     *,
     work: Path,
-    manager: pluggy.PluginManager | None = None,
+    extensions: Extensions,
     command: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -64,14 +64,14 @@ def build_card(
     placing raise, `DataError` and `SettingsError`, before anything is trained where that can be known.
     """
     refuse_without_adapters(model.task)
-    study = _Study(model, data, settings.validated(), work, manager or plugins.manager(), say)
+    study = _Study(model, data, settings.validated(), work, extensions, say)
     findings = study.run()
     return card_document(model.facts, data, settings, findings, model.tokenizer, command)
 
 
-def score_names(settings: StudySettings, manager: pluggy.PluginManager) -> tuple[str, ...]:
+def score_names(settings: StudySettings, extensions: Extensions) -> tuple[str, ...]:
     """Return the names of the scores to record; raise `SettingsError` where one is not registered."""
-    registry = plugins.scorers(manager)
+    registry = extensions.scorers
     wanted = registry if settings.scores is None else {SCORE, *settings.scores}
     return tuple(sorted(registry[name].name for name in wanted))
 
@@ -85,13 +85,13 @@ class _Study:
         data: StudyData,
         settings: StudySettings,
         work: Path,
-        manager: pluggy.PluginManager,
+        extensions: Extensions,
         say: Callable[[str], None],
     ) -> None:
         self._settings = settings
-        heldout = heldout_examples(data, model.tokenizer, model.task, settings)
+        heldout = heldout_examples(data, model.tokenizer, model.task, settings, tokenize=extensions.tokenize_examples)
         texts = with_references(heldout, settings.generate)
-        self._subject = Subject(model.base, model.tokenizer, model.task, data, settings, heldout, texts, manager)
+        self._subject = Subject(model.base, model.tokenizer, model.task, data, settings, heldout, texts, extensions)
         self._digests = content_digest(data.train), content_digest(data.heldout)
         self._store = Store(work, self._inputs(model, data))
         self._say = say
@@ -107,7 +107,7 @@ class _Study:
         settings = self._settings
         first, *others = settings.probed_seeds
         pace = Pace(self._say)
-        names = score_names(settings, self._subject.manager)
+        names = score_names(settings, self._subject.extensions)
         main = next(iter(pace.through(self._store, [self._probe(first, settings.rank, names)])))
         arms = make_arms(importance(main))
         by_seed = [self._probe(seed, settings.rank, (SCORE,)) for seed in others]
@@ -131,7 +131,15 @@ class _Study:
 
         def make() -> dict[str, Any]:
             return run_probe(
-                s.base, s.tokenizer, s.task, s.data, settings, seed=seed, rank=rank, scores=scores, manager=s.manager
+                s.base,
+                s.tokenizer,
+                s.task,
+                s.data,
+                settings,
+                seed=seed,
+                rank=rank,
+                scores=scores,
+                extensions=s.extensions,
             )
 
         own = self._values(PROBING) | {"seed": seed, "rank": rank, "scores": list(scores)}

@@ -24,7 +24,7 @@ from layercard.cost.memory import memory_method, peak_bytes
 from layercard.cost.timing import Timings, Variant, alternate
 from layercard.cost.untouched import clear_gradients, untouched
 from layercard.hosts.plain import PlainHost
-from layercard.pipeline.variants import largest, stepper
+from layercard.pipeline.during.variants import largest, stepper
 from layercard.study.adapting import adapted, entry_of, make_trainer, narrowed
 from layercard.study.arms import ALL_LAYERS, Arm
 from layercard.study.examples import training_rows
@@ -40,8 +40,10 @@ def measure_costs(subject: Subject, arms: Sequence[Arm], seed: int) -> dict[str,
     `memory_method` says how peak memory was counted, `clock` what steps were timed by.
     """
     settings = subject.settings
-    rows = training_rows(subject.data, subject.tokenizer, subject.task, settings, seed)
-    model, stack = adapted(subject.base, subject.task, settings, seed, subject.manager)
+    rows = training_rows(
+        subject.data, subject.tokenizer, subject.task, settings, seed, tokenize=subject.extensions.tokenize_examples
+    )
+    model, stack = adapted(subject.base, subject.task, settings, seed, subject.extensions)
     with tempfile.TemporaryDirectory(prefix="layercard-study-") as folder:
         trainer = make_trainer(model, rows, subject.tokenizer, settings, seed, Path(folder))
         timer = _AtBeginning(PlainHost(trainer), model, stack, arms, settings.cost_rounds)

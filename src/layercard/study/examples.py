@@ -16,8 +16,10 @@ from typing import Any
 from layercard.cards.differences import template_digest
 from layercard.data import LABELLED, Labels, Task, Tokens, teaches, tokenize_records
 from layercard.data.batches import dataset_labels
+from layercard.data.chat import tokenize_by_template
 from layercard.errors import DataError
 from layercard.records import Record, sample_records
+from layercard.registry import TokenizeExamples
 from layercard.study.settings import StudyData, StudySettings
 
 HELDOUT_SEED = 0
@@ -39,12 +41,20 @@ class HeldOut:
     references: tuple[str, ...] = ()
 
 
-def training_rows(data: StudyData, tokenizer: Any, task: Task, settings: StudySettings, seed: int) -> list[Tokens]:
+def training_rows(
+    data: StudyData,
+    tokenizer: Any,
+    task: Task,
+    settings: StudySettings,
+    seed: int,
+    *,
+    tokenize: TokenizeExamples = tokenize_by_template,
+) -> list[Tokens]:
     """Return the rows of a training in their order: `steps` × `batch_size`, repeated where the data hold fewer."""
     wanted = settings.steps * settings.batch_size
     records = sample_records(data.train, count=wanted, seed=seed, split=data.split, config=data.config)
     random.Random(seed).shuffle(records)
-    tokens = _tokenized(records, data, tokenizer, task, settings, seed, data.train)
+    tokens = _tokenized(records, data, tokenizer, task, settings, seed, data.train, tokenize)
     rows = [row for row in tokens if teaches(row, task)]
     if not rows:
         raise DataError(
@@ -54,13 +64,20 @@ def training_rows(data: StudyData, tokenizer: Any, task: Task, settings: StudySe
     return [rows[i % len(rows)] for i in range(wanted)]
 
 
-def heldout_examples(data: StudyData, tokenizer: Any, task: Task, settings: StudySettings) -> list[HeldOut]:
+def heldout_examples(
+    data: StudyData,
+    tokenizer: Any,
+    task: Task,
+    settings: StudySettings,
+    *,
+    tokenize: TokenizeExamples = tokenize_by_template,
+) -> list[HeldOut]:
     """Return the held-out examples, drawn once for all runs."""
     count = settings.heldout_examples
     records = sample_records(data.heldout, count=count, seed=HELDOUT_SEED, split=data.heldout_split, config=data.config)
-    tokens = _tokenized(records, data, tokenizer, task, settings, HELDOUT_SEED, data.heldout)
+    tokens = _tokenized(records, data, tokenizer, task, settings, HELDOUT_SEED, data.heldout, tokenize)
     found = [
-        _heldout(record, row, data, tokenizer, settings) if task == "causal" else HeldOut(row)
+        _heldout(record, row, data, tokenizer, settings, tokenize) if task == "causal" else HeldOut(row)
         for record, row in zip(records, tokens, strict=True)
         if teaches(row, task)
     ]
@@ -70,10 +87,12 @@ def heldout_examples(data: StudyData, tokenizer: Any, task: Task, settings: Stud
     return found
 
 
-def check_readable(data: StudyData, tokenizer: Any, task: Task, settings: StudySettings) -> None:
+def check_readable(
+    data: StudyData, tokenizer: Any, task: Task, settings: StudySettings, *, tokenize: TokenizeExamples
+) -> None:
     """Raise `DataError` where the data cannot be used; needs no model, whose weights may take minutes to load."""
-    heldout_examples(data, tokenizer, task, settings)
-    training_rows(data, tokenizer, task, settings, settings.seeds[0])
+    heldout_examples(data, tokenizer, task, settings, tokenize=tokenize)
+    training_rows(data, tokenizer, task, settings, settings.seeds[0], tokenize=tokenize)
 
 
 def layout_of(data: StudyData, tokenizer: Any) -> tuple[dict[str, str], str | None]:
@@ -102,6 +121,7 @@ def _tokenized(
     settings: StudySettings,
     seed: int,
     source: str,
+    tokenize: TokenizeExamples,
 ) -> list[Tokens]:
     return tokenize_records(
         records,
@@ -112,6 +132,7 @@ def _tokenized(
         columns=data.columns,
         source=source,
         labels=_labels(data, records[0], task),
+        tokenize=tokenize,
     )
 
 
@@ -122,7 +143,9 @@ def _labels(data: StudyData, record: dict[str, Any], task: Task) -> Labels | Non
     return dataset_labels(data.train, record, task=task, columns=data.columns, split=data.split, config=data.config)
 
 
-def _heldout(record: Record, row: Tokens, data: StudyData, tokenizer: Any, settings: StudySettings) -> HeldOut:
+def _heldout(
+    record: Record, row: Tokens, data: StudyData, tokenizer: Any, settings: StudySettings, tokenize: TokenizeExamples
+) -> HeldOut:
     prompt = record.get(data.columns.get("prompt", "prompt"))
     references = record.get("references") or ()
     choices, answer = record.get("choices"), record.get("label")
@@ -138,7 +161,7 @@ def _heldout(record: Record, row: Tokens, data: StudyData, tokenizer: Any, setti
     column = data.columns.get("completion", "completion")
     options = _tokenized(
         [{**record, column: choice} for choice in choices],
-        data, tokenizer, "causal", settings, HELDOUT_SEED, data.heldout,
+        data, tokenizer, "causal", settings, HELDOUT_SEED, data.heldout, tokenize,
     )  # fmt: skip
     lengths = tuple(len(str(choice).encode()) for choice in choices)
     return HeldOut(row, tuple(options), lengths, answer, prompt, tuple(references))

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layercard import plugins
 from layercard.anatomy.words import describe
 from layercard.data import Task, probe_data
 from layercard.errors import ProbeError
-from layercard.pipeline.probing import probe
+from layercard.pipeline.before.looking import locate_layers
+from layercard.probing.run import run_probe as measure
 from layercard.probing.statistics import LayerStatistics
-from layercard.scores.base import checked
+from layercard.registry import Extensions
+from layercard.scores.base import checked, needs_of
 from layercard.study.settings import StudyData, StudySettings
 
 if TYPE_CHECKING:
-    import pluggy
     from torch import nn
 
 SCORE = "resnorm"
@@ -34,7 +34,7 @@ def run_probe(
     seed: int,
     rank: int,
     scores: Sequence[str],
-    manager: pluggy.PluginManager,
+    extensions: Extensions,
 ) -> dict[str, Any]:
     """Return what one probe measured, as JSON holds it.
 
@@ -52,14 +52,14 @@ def run_probe(
         split=data.split,
         config=data.config,
         labels=data.labels,
-        manager=manager,
+        tokenize=extensions.tokenize_examples,
     )
-    statistics = probe(
-        base, examples.batches, scores=scores, target_modules=settings.target_modules, rank=rank, seed=seed,
-        manager=manager, show_progress=False,
+    statistics = measure(
+        base, examples.batches, stack=locate_layers(base, None, extensions), needs=needs_of(scores, extensions.scorers),
+        target_modules=settings.target_modules, rank=rank, seed=seed, show_progress=False,
     )  # fmt: skip
     _refuse_partly_adapted(statistics)
-    return _document(statistics, scores, manager) | {"seed": seed, "rank": rank}
+    return _document(statistics, scores, extensions) | {"seed": seed, "rank": rank}
 
 
 def _refuse_partly_adapted(statistics: LayerStatistics) -> None:
@@ -70,8 +70,8 @@ def _refuse_partly_adapted(statistics: LayerStatistics) -> None:
         )
 
 
-def _document(statistics: LayerStatistics, names: Sequence[str], manager: pluggy.PluginManager) -> dict[str, Any]:
-    registry = plugins.scorers(manager)
+def _document(statistics: LayerStatistics, names: Sequence[str], extensions: Extensions) -> dict[str, Any]:
+    registry = extensions.scorers
     scores, undefined = {}, {}
     for name in names:
         try:

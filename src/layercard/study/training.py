@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import set_seed
@@ -16,14 +16,12 @@ from transformers import set_seed
 from layercard.cost.untouched import trainable_parameters
 from layercard.data import Task
 from layercard.random_state import random_state
+from layercard.registry import Extensions
 from layercard.study.adapting import Entered, adapted, freeze_adapters, make_trainer, narrowed
 from layercard.study.evaluation import evaluate
 from layercard.study.examples import HeldOut, training_rows
 from layercard.study.generation import answers, text_metrics
 from layercard.study.settings import StudyData, StudySettings
-
-if TYPE_CHECKING:
-    import pluggy
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Subject:
     heldout: Sequence[HeldOut]
     texts: Sequence[HeldOut]
     """The held-out examples that are answered in full."""
-    manager: pluggy.PluginManager
+    extensions: Extensions
 
 
 def train_arm(subject: Subject, layers: Sequence[int], seed: int) -> dict[str, Any]:
@@ -48,11 +46,13 @@ def train_arm(subject: Subject, layers: Sequence[int], seed: int) -> dict[str, A
     only what is trained beside adapters is: a classifier's head.
     """
     settings, task = subject.settings, subject.task
-    rows = training_rows(subject.data, subject.tokenizer, task, settings, seed)
+    rows = training_rows(
+        subject.data, subject.tokenizer, task, settings, seed, tokenize=subject.extensions.tokenize_examples
+    )
     with ExitStack() as undo:
         undo.enter_context(random_state(seed))
         folder = undo.enter_context(tempfile.TemporaryDirectory(prefix="layercard-study-"))
-        model, stack = adapted(subject.base, task, settings, seed, subject.manager)
+        model, stack = adapted(subject.base, task, settings, seed, subject.extensions)
         if layers:
             undo.enter_context(narrowed(model, stack, layers))
         else:

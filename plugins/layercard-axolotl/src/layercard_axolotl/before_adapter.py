@@ -21,18 +21,18 @@ from layercard.anatomy.verify import verify_placement
 from layercard.errors import SettingsError
 from layercard.hosts.plain import PlainHost
 from layercard.hosts.rows import collated, holding, sampled_rows
-from layercard.pipeline.placing import Chosen, choose_layers
-from layercard.pipeline.probing import locate_layers
-from layercard.pipeline.record import record_of_run
-from layercard.pipeline.resume import resumed_placement
+from layercard.pipeline.before.choosing import Chosen, choose_layers
+from layercard.pipeline.before.looking import locate_layers
+from layercard.pipeline.before.record import record_of_run
+from layercard.pipeline.before.resume import resumed_placement
 from layercard.placement.choose import choose_placement, needed_score, only_some
 from layercard.random_state import random_state
+from layercard.registry import Extensions
 from layercard_axolotl import compat
 from layercard_axolotl.adapter_keys import Selection
 from layercard_axolotl.refusals import weights_on_one_rank
 
 if TYPE_CHECKING:
-    import pluggy
     from torch import Tensor, nn
 
     from layercard.anatomy.layers import LayerStack
@@ -109,9 +109,9 @@ def choose_before_adapter(cfg: Any, model: nn.Module, data: Any, settings: Place
 
     `data` is the training set. Where it is None, or was not tokenized beforehand, nothing is probed: `auto` goes by depth.
     """
-    manager = plugins.manager()
+    extensions = plugins.extensions()
     selection = Selection(cfg, model)
-    stack = locate_layers(model, settings.layers_path or selection.stack_path(), manager)
+    stack = locate_layers(model, settings.layers_path or selection.stack_path(), extensions)
     layers = selection.layers_of(stack)
     host = ConfigHost(cfg, model, data)
     blind = why_blind(cfg, data)
@@ -119,9 +119,9 @@ def choose_before_adapter(cfg: Any, model: nn.Module, data: Any, settings: Place
         wanted = replace(settings, probe_rank=cfg.lora_r)
         with compat.running_without_kernels(stack.layers):
             names = selection.names_inside(stack)
-            chosen = choose_layers(host, wanted, stack, manager, target_modules=names, adaptable=layers)
+            chosen = choose_layers(host, wanted, stack, extensions, target_modules=names, adaptable=layers)
     else:
-        chosen = _without_looking(host, settings, stack, manager, layers, blind)
+        chosen = _without_looking(host, settings, stack, extensions, layers, blind)
     return Early(chosen, selection.keys_on(stack, chosen.placement.layers))
 
 
@@ -138,7 +138,7 @@ def _without_looking(
     host: ConfigHost,
     settings: PlacementSettings,
     stack: LayerStack,
-    manager: pluggy.PluginManager,
+    extensions: Extensions,
     layers: tuple[int, ...],
     why: str,
 ) -> Chosen:
@@ -146,7 +146,7 @@ def _without_looking(
     resumed = resumed_placement(host, settings, record_of_run(host, settings, stack, None))
     if resumed is not None:
         return Chosen(resumed.placement.among(only_some(layers, len(stack))), reused=True, notes=resumed.notes)
-    strategies = plugins.strategies(manager)
+    strategies = extensions.strategies
     score = needed_score(settings, strategies)
     if score is not None:
         raise SettingsError(
@@ -163,4 +163,4 @@ def verify_built(model: Any, placement: LayerPlacement, layers_path: str | None)
     A model that is no PeftModel yet gets its adapter from TRL, whose trainer `place` verifies.
     """
     if isinstance(model, PeftModel):
-        verify_placement(model, locate_layers(model, layers_path, plugins.manager()), placement.layers)
+        verify_placement(model, locate_layers(model, layers_path, plugins.extensions()), placement.layers)

@@ -18,7 +18,7 @@ from layercard.anatomy.layers import describe
 from layercard.cost.predict import predict_step
 from layercard.errors import SettingsError
 from layercard.files import write_text
-from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.before.looking import locate_layers
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.settings import PlacementSettings
 from layercard_axolotl import compat
@@ -71,11 +71,11 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
 
 def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[LayerPlacement, Mapping[str, Any]]:
     """Return the placement and the keys that say it; weights and data are loaded only where the choice reads them."""
-    manager = plugins.manager()
-    strategies = plugins.strategies(manager)
+    extensions = plugins.extensions()
+    strategies = extensions.strategies
     single = _single(values)
     selection = Selection(compat.mapping(single), compat.skeleton(single))
-    stack = locate_layers(selection.model, settings.layers_path or selection.stack_path(), manager)
+    stack = locate_layers(selection.model, settings.layers_path or selection.stack_path(), extensions)
     layers = selection.layers_of(stack)
     score = needed_score(settings, strategies)
     if score is not None and values.get("rl"):

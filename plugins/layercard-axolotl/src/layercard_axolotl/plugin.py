@@ -23,8 +23,8 @@ from layercard_axolotl.before_adapter import choose_before_adapter, verify_built
 from layercard_axolotl.refusals import refuse_trained_adapter, weights_on_one_rank
 
 if TYPE_CHECKING:
-    from layercard.pipeline.placing import Chosen
-    from layercard.pipeline.session import PlacedRun
+    from layercard.pipeline.before.choosing import Chosen
+    from layercard.pipeline.placed_run import PlacedRun
     from layercard.settings import PlacementSettings
 
 log = logging.getLogger("layercard")

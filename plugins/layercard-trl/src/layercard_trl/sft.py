@@ -19,7 +19,7 @@ from layercard_trl import compat
 from layercard_trl.arguments import FLAG, LayerArguments
 
 if TYPE_CHECKING:
-    from layercard.pipeline.session import PlacedRun
+    from layercard.pipeline.placed_run import PlacedRun
 
 
 def make_parser(prog: str | None = None) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from layercard import plugins
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -21,7 +22,7 @@ def add(paths: tuple[str, ...], replace: bool, as_json: bool) -> None:
 
     output = Output(as_json=as_json)
     given = [read_card(Path(path), source=path) for path in paths]
-    placed = add_cards(given, replace=replace)
+    placed = add_cards(given, plugins.card_folders(), replace=replace)
     for card, target in zip(given, placed, strict=True):
         output.say(f"Added {card.key}: {target}")
     rows = [{"key": card.key, "path": str(target)} for card, target in zip(given, placed, strict=True)]

@@ -18,7 +18,7 @@ from layercard.cli.positions import longest_input
 from layercard.data import LABELLED, Labels, SavedHead
 from layercard.data.batches import dataset_labels
 from layercard.errors import ModelError
-from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.before.looking import locate_layers
 from layercard.records import column_values, first_record
 from layercard.study.adapting import refuse_without_adapters
 from layercard.study.build import StudyModel, build_card
@@ -48,12 +48,12 @@ def make_card(
     wanted = settings.max_length if max_length_given else None
     longest = longest_input(skeleton(source.name, source.purpose), tokenizer, wanted=wanted)
     settings = replace(settings, max_length=min(settings.max_length, longest))
-    check_readable(data, tokenizer, task, settings)
+    extensions = plugins.extensions()
+    check_readable(data, tokenizer, task, settings, tokenize=extensions.tokenize_examples)
     base = load_model(source, said.say)
-    manager = plugins.manager()
     facts = model_fingerprint(
         base,
-        stack=locate_layers(base, None, manager),
+        stack=locate_layers(base, None, extensions),
         model_id=names["model_id"],
         revision=names["model_revision"],
         gguf=names["gguf"],
@@ -63,7 +63,7 @@ def make_card(
     parts = work or path.with_suffix(".parts")
     said.say(f"Building the Layer Card {key}; finished parts are kept in {parts}.")
     model = StudyModel(base, tokenizer, task, facts)
-    document = build_card(model, data, settings, work=parts, manager=manager, command=command, say=said.say)
+    document = build_card(model, data, settings, work=parts, extensions=extensions, command=command, say=said.say)
     save_card(LayerCard(document, str(path)), path)
     said.say(f"Wrote {path}.")
     return document

@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from layercard import plugins
 from layercard.cli.cards.words import UNKNOWN, number
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
@@ -30,7 +31,7 @@ def diff(one: str, other: str, as_json: bool) -> None:
     from layercard.cards.library import Library
 
     output = Output(as_json=as_json)
-    first, second = Library.open().named(one, other)
+    first, second = Library.open(plugins.card_folders()).named(one, other)
     found = compare(first, second)
     if found.same:
         output.say(f"{one} and {other} say the same.")

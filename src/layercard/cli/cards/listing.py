@@ -8,6 +8,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from layercard import plugins
 from layercard.cli.cards.words import LEGEND, UNKNOWN, kept, ratio, say_refused, summary
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
@@ -22,7 +23,7 @@ def list_cards(model: str | None, dataset: str | None, kind: str | None, as_json
     """List Layer Cards: those shipped, those of plugins, and your own."""
     from layercard.cards.library import Library, default_user_dir
 
-    output, library = Output(as_json=as_json), Library.open()
+    output, library = Output(as_json=as_json), Library.open(plugins.card_folders())
     wanted = {"model": model, "dataset": dataset, "kind": kind}
     listed = [row for row in map(summary, library.cards) if _asked_for(row, wanted)]
     if listed:

@@ -19,8 +19,8 @@ from layercard.cli.choosing import Answer, Asked, ask_cards
 from layercard.cli.loading import settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
-from layercard.pipeline.consulting import placement_from, without_cards
-from layercard.pipeline.probing import locate_layers
+from layercard.pipeline.before.consulting import placement_from, without_cards
+from layercard.pipeline.before.looking import locate_layers
 from layercard.placement.choose import DEFAULT_SCORE, check_depth, only_some
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
@@ -70,11 +70,11 @@ def find_matches(
 ) -> Matches:
     """Ask every card; probe where one is of this model."""
     model = settled(model, data, output.say)
-    manager, bare = plugins.manager(), skeleton(model.name, model.purpose)
-    stack = locate_layers(bare, settings.layers_path, manager)
+    extensions, bare = plugins.extensions(), skeleton(model.name, model.purpose)
+    stack = locate_layers(bare, settings.layers_path, extensions)
     adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
     check_depth(settings, len(stack), adaptable)
-    asked = Asked(model, data, settings, targets, manager, output, bare, stack, adaptable)
+    asked = Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable)
     answer = ask_cards(asked, thorough=True)
     choice = answer.consultation.ask(None if answer.examined is None else answer.examined.scores[DEFAULT_SCORE])
     placement = placement_from(choice, len(stack), settings) or without_cards(asked.choose(None), choice.reason)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from layercard import plugins
 from layercard.cli.cards.tables import SHOWN_SCORES, layers_table, others_table, outcomes_table, scores_of
 from layercard.cli.cards.words import LEGEND, summary
 from layercard.cli.options import CONTEXT, output_options
@@ -24,7 +25,7 @@ def show(card: str, as_json: bool) -> None:
     from layercard.cards.library import Library
 
     output = Output(as_json=as_json)
-    (found,) = Library.open().named(card)
+    (found,) = Library.open(plugins.card_folders()).named(card)
     for line in _about(found):
         output.say(line)
     output.console.print(outcomes_table(found))

@@ -26,7 +26,7 @@ from layercard.precision import name_of
 from layercard_trl.demo.docstrings import Example
 
 if TYPE_CHECKING:
-    from layercard.pipeline.session import PlacedRun
+    from layercard.pipeline.placed_run import PlacedRun
 
 LEARNING_RATE = 5e-4
 RANK, ALPHA = 16, 32

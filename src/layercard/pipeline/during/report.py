@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from layercard.cost.memory import memory_method
 from layercard.cost.speedup import SpeedupReport
-from layercard.pipeline.identity import now, why_placed
+from layercard.pipeline.during.identity import now, why_placed
 from layercard.report.verdict import verdict_of
 from layercard.versions import installed_versions
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from layercard.cost.predict import StepPrediction
-    from layercard.pipeline.measuring import Measurement
+    from layercard.pipeline.during.timing import Measurement
     from layercard.placement.placement import LayerPlacement
     from layercard.scores.base import LayerScores
 

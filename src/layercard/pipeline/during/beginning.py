@@ -14,18 +14,18 @@ from layercard.cost.allowance import Allowance
 from layercard.cost.speedup import StepCost
 from layercard.cost.timing import Variant
 from layercard.cost.untouched import trainable_parameters
-from layercard.pipeline.canary_choice import BUILT_ON_FEWER, all_layers, choose_canary, every_layer, predicted
-from layercard.pipeline.entry_choice import EntryChoice
-from layercard.pipeline.measuring import OUT_OF_MEMORY, Measurement, measure
-from layercard.pipeline.prefix_choice import PrefixChoice
-from layercard.pipeline.replacing import adopt, settle
-from layercard.pipeline.variants import PLACED, entering, out_of_memory, why_not_timed
+from layercard.pipeline.during.cache import PrefixChoice
+from layercard.pipeline.during.entry import EntryChoice, predicted
+from layercard.pipeline.during.other_layers import adopt, settle
+from layercard.pipeline.during.timing import OUT_OF_MEMORY, Measurement, measure
+from layercard.pipeline.during.trial_choice import BUILT_ON_FEWER, all_layers, choose_canary, every_layer
+from layercard.pipeline.during.variants import PLACED, entering, out_of_memory, why_not_timed
 from layercard.quality.verdict import completed, meaning, unknown
 from layercard.quality.widening import wider
 
 if TYPE_CHECKING:
-    from layercard.pipeline.guarding import Canary
-    from layercard.pipeline.session import PlacedRun
+    from layercard.pipeline.during.trial import Canary
+    from layercard.pipeline.placed_run import PlacedRun
     from layercard.quality.verdict import Verdict
 
 UNTRIED = "The placement was widened, and the guard's budget holds no second trial."

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 from layercard.cost.allowance import Allowance
 from layercard.cost.predict import UnitCosts
 from layercard.errors import DataError, LayercardError
-from layercard.pipeline.guarding import Canary
-from layercard.pipeline.losses import why_not_judged
-from layercard.pipeline.outlook import predicted_step
-from layercard.pipeline.variants import why_not_timed
+from layercard.pipeline.before.losses import why_not_judged
+from layercard.pipeline.during.entry import predicted
+from layercard.pipeline.during.trial import Canary
+from layercard.pipeline.during.variants import why_not_timed
 from layercard.quality.budget import FEWEST_EXAMPLES, CanaryCosts, least_units, plan_canary
 from layercard.quality.verdict import unknown
 from layercard.report.files import NAME, load_report
 
 if TYPE_CHECKING:
-    from layercard.cost.predict import StepPrediction
-    from layercard.pipeline.entry_choice import EntryChoice
-    from layercard.pipeline.session import PlacedRun
+    from layercard.pipeline.during.entry import EntryChoice
+    from layercard.pipeline.placed_run import PlacedRun
     from layercard.placement.placement import LayerPlacement
 
 RETRIES = 2
@@ -70,12 +69,6 @@ def choose_canary(
     except DataError as error:  # a training set that can be read only once; training itself can
         return None, unknown(str(error))
     return Canary(run.host, plan, heldout, updates), {}
-
-
-def predicted(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
-    """Return the predicted placed step beside the all-layer one, as this run trains."""
-    model, args = run.host.model, run.host.trainer.args
-    return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle)
 
 
 def canary_costs(run: PlacedRun, entries: EntryChoice) -> CanaryCosts:

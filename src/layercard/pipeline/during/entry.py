@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layercard.anatomy.gradient_entry import GradientEntry, choose_checkpointing, find_obstacle
+from layercard.pipeline.before.outlook import predicted_step
 
 if TYPE_CHECKING:
     from torch import nn
 
     from layercard.anatomy.gradient_entry import CheckpointingAbove
     from layercard.anatomy.layers import LayerStack
+    from layercard.cost.predict import StepPrediction, UnitCosts
+    from layercard.pipeline.placed_run import PlacedRun
     from layercard.placement.placement import LayerPlacement
     from layercard.settings import PlacementSettings
 
@@ -55,3 +58,12 @@ class EntryChoice:
         if self.obstacle is not None:
             return {"layer": self._layer, "moved": False, "obstacle": self.obstacle}
         return {"layer": self._layer, "moved": True, "checkpointing_above": self._above, "why": self._why}
+
+
+def predicted(run: PlacedRun, entries: EntryChoice, units: UnitCosts | None = None) -> StepPrediction:
+    """Return the predicted placed step beside the all-layer one, as this run trains.
+
+    By `units` where given, such as those that `place` timed and announced with, else by the standard ones.
+    """
+    model, args = run.host.model, run.host.trainer.args
+    return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle, units)

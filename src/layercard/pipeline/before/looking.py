@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from layercard import plugins
 from layercard.anatomy.checkpoint_names import is_checkpointing
+from layercard.anatomy.layers import find_layers
 from layercard.errors import DataError, HostError, ModelError, ProbeError, UntrainableError
-from layercard.pipeline.probing import score
 from layercard.probing.run import run_probe
+from layercard.registry import Extensions
+from layercard.scores.base import checked
 
 if TYPE_CHECKING:
-    import pluggy
+    from torch import nn
 
     from layercard.anatomy.layers import LayerStack
     from layercard.hosts.protocol import Host
@@ -41,11 +42,16 @@ class Seen:
     failure: str | None = None
 
 
+def locate_layers(model: nn.Module, path: str | None, extensions: Extensions) -> LayerStack:
+    """Return the model's layers: by `path` where given, else as the first plugin answers."""
+    return extensions.locate_decoder_layers(model) if path is None else find_layers(model, path=path)
+
+
 def look(
     host: Host,
     wanted: PlacementSettings,
     stack: LayerStack,
-    manager: pluggy.PluginManager,
+    extensions: Extensions,
     name: str,
     *,
     examples: int,
@@ -58,7 +64,7 @@ def look(
             host.model,
             batches,
             stack=stack,
-            needs=plugins.scorers(manager)[name].needs,
+            needs=extensions.scorers[name].needs,
             loss=host.loss,
             objective=host.objective,
             target_modules=target_modules,
@@ -66,14 +72,14 @@ def look(
             seed=wanted.random_seed,
             checkpointing=is_checkpointing(host.trainer.args),
         )
-    return Seen(statistics, {name: score(statistics, name, manager)})
+    return Seen(statistics, {name: checked(extensions.scorers[name].score(statistics), statistics)})
 
 
 def glance(
     host: Host,
     wanted: PlacementSettings,
     stack: LayerStack,
-    manager: pluggy.PluginManager,
+    extensions: Extensions,
     name: str,
     *,
     examples: int,
@@ -84,7 +90,7 @@ def glance(
     Raises `UntrainableError` where training itself would fail or learn nothing.
     """
     try:
-        return look(host, wanted, stack, manager, name, examples=examples, target_modules=target_modules)
+        return look(host, wanted, stack, extensions, name, examples=examples, target_modules=target_modules)
     except UntrainableError:
         raise
     except CANNOT_LOOK as error:

@@ -16,13 +16,13 @@ from layercard.anatomy.adapters import sole_adapter
 from layercard.anatomy.narrow import narrow
 from layercard.anatomy.verify import a_is_frozen, factors_a
 from layercard.hosts.optimizers import renew_optimizer
-from layercard.pipeline.elsewhere import towers_to_shed
-from layercard.pipeline.placed import remember
-from layercard.pipeline.ranks import check_ranks_agree
-from layercard.pipeline.resume import GUARDED, NAME
+from layercard.pipeline.before.earlier import remember
+from layercard.pipeline.before.other_parts import towers_to_shed
+from layercard.pipeline.before.resume import GUARDED, NAME
+from layercard.pipeline.during.ranks import check_ranks_agree
 
 if TYPE_CHECKING:
-    from layercard.pipeline.session import PlacedRun
+    from layercard.pipeline.placed_run import PlacedRun
     from layercard.settings.checks import OtherStacks
 
 

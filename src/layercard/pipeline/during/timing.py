@@ -23,8 +23,8 @@ from layercard.cost.memory import peak_bytes
 from layercard.cost.speedup import Saving, StepCost
 from layercard.cost.timing import Ratio, Timings, Variant, alternate, joined
 from layercard.cost.untouched import clear_gradients, trainable_parameters, untouched
-from layercard.pipeline.ranks import gathered
-from layercard.pipeline.variants import (
+from layercard.pipeline.during.ranks import gathered
+from layercard.pipeline.during.variants import (
     ADAPTERS,
     BASELINE,
     CACHED,
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
-    from layercard.pipeline.entry_choice import EntryChoice
-    from layercard.pipeline.guarding import Canary
-    from layercard.pipeline.prefix_choice import PrefixChoice
+    from layercard.pipeline.during.cache import PrefixChoice
+    from layercard.pipeline.during.entry import EntryChoice
+    from layercard.pipeline.during.trial import Canary
 
 BATCHES = 8
 MOST_ROUNDS = 20

@@ -19,8 +19,8 @@ import torch
 from layercard.cost.timing import Variant
 from layercard.cost.untouched import untouched
 from layercard.hosts.optimizers import average, owned, share, trial_optimizer, trial_scaler
-from layercard.pipeline.ranks import gathered
-from layercard.pipeline.variants import BASELINE, PLACED
+from layercard.pipeline.during.ranks import gathered
+from layercard.pipeline.during.variants import BASELINE, PLACED
 from layercard.probing.as_found import noiseless
 from layercard.progress import Progress
 from layercard.quality.arm import Arm, Trial, advance

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from layercard.anatomy.narrow import Narrowing
-    from layercard.pipeline.session import PlacedRun
+    from layercard.pipeline.placed_run import PlacedRun
 
 _narrowings: WeakKeyDictionary[nn.Module, Narrowing] = WeakKeyDictionary()
 """The narrowing in force of every model that was placed; a narrowing holds parts of its model, never the whole."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
-    from layercard.pipeline.prefix_choice import PrefixChoice
+    from layercard.pipeline.during.cache import PrefixChoice
 
 BASELINE, ADAPTERS, PLACED, CACHED = "baseline", "adapters", "placed", "cached"
 

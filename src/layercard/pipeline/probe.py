@@ -1,4 +1,4 @@
-"""`probe`: statistics of a model on batches, by the names of scorers."""
+"""`probe` and `score`, for those who have a model and batches and no trainer."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from layercard import plugins
-from layercard.anatomy.layers import LayerStack, find_layers
+from layercard.pipeline.before.looking import locate_layers
 from layercard.probing.labels import Objective
 from layercard.probing.passes import Loss
 from layercard.probing.run import run_probe
-from layercard.scores.base import LayerScores, checked
+from layercard.scores.base import LayerScores, checked, needs_of
 
 if TYPE_CHECKING:
     import pluggy
     from torch import nn
 
     from layercard.probing.statistics import LayerStatistics
-
-
-def locate_layers(model: nn.Module, path: str | None, manager: pluggy.PluginManager) -> LayerStack:
-    """Return the model's layers: by `path` where given, else as the first plugin answers."""
-    if path is not None:
-        return find_layers(model, path=path)
-    stack: LayerStack = manager.hook.locate_decoder_layers(model=model)
-    return stack
 
 
 def probe(
@@ -51,14 +43,12 @@ def probe(
     model's own gradient checkpointing. The model is left exactly as found, also when this fails.
     Raises `SettingsError` (unknown score), `LayersNotFoundError`, `ModelError`, `DataError`, `ProbeError`.
     """
-    manager = manager or plugins.manager()
-    registry = plugins.scorers(manager)
-    needs = {need for name in scores for need in registry[name].needs}
+    extensions = plugins.extensions(manager)
     return run_probe(
         model,
         batches,
-        stack=locate_layers(model, layers_path, manager),
-        needs=needs,
+        stack=locate_layers(model, layers_path, extensions),
+        needs=needs_of(scores, extensions.scorers),
         loss=loss,
         objective=objective,
         target_modules=target_modules,

@@ -21,7 +21,7 @@ from layercard.cards.fingerprint import model_fingerprint, public_id
 from layercard.cards.query import SCORE, CardQuery, same_model, why_incomparable, why_unwelcome
 from layercard.cards.transfer import CardChoice, TransferRules, transfer
 from layercard.errors import CardError, ModelError
-from layercard.pipeline.shelf import NOT_OF_THIS_MODEL, Shelf, may_speak, none_of
+from layercard.pipeline.before.shelf import NOT_OF_THIS_MODEL, Shelf, may_speak, none_of
 from layercard.placement.choose import asked_count
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings

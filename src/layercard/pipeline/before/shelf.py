@@ -6,16 +6,14 @@ The library never fails a run, unless the user named a card: then what keeps tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layercard.cards.card import LayerCard, slug
 from layercard.cards.fingerprint import SIZES, public_id
 from layercard.cards.library import Library
 from layercard.cards.query import may_be_same_model
+from layercard.registry import CardFolders
 from layercard.settings import PlacementSettings
-
-if TYPE_CHECKING:
-    import pluggy
 
 NOT_OF_THIS_MODEL = "no measured Layer Card is of this model"
 
@@ -31,10 +29,10 @@ class Shelf:
     """Whether it is the one card that the user named."""
 
 
-def open_shelf(settings: PlacementSettings, manager: pluggy.PluginManager) -> Shelf:
+def open_shelf(settings: PlacementSettings, folders: CardFolders) -> Shelf:
     """Return the cards that `settings` let in; raise `CardError` where the card that they name cannot be used."""
     try:
-        library = Library.open(manager=manager)
+        library = Library.open(folders)
     except OSError as error:  # a folder that may not be read
         return Shelf((), (f"The library of Layer Cards cannot be read: {error}",))
     if settings.cards is not None:

@@ -16,7 +16,7 @@ from layercard.anatomy.adapters import sole_adapter
 from layercard.anatomy.layers import LayerStack, describe
 from layercard.anatomy.verify import adapted_modules, check_checkpoint, has_adapter_file, loaded_modules
 from layercard.errors import PlacementError
-from layercard.pipeline.resume import NAME
+from layercard.pipeline.before.resume import NAME
 
 if TYPE_CHECKING:
     from torch import nn

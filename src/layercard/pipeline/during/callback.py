@@ -1,0 +1,202 @@
+"""The story inside `train()`: `InsideTraining`, the callback through which a placed run takes part in it.
+
+When training begins it checks the placement again, times baseline and placed steps and tries both out (`beginning.py`),
+moves the gradient entry and writes a partial report.json; after the first real step it adds which layers ran backward; when
+training ends it undoes the entry, writes the final report and shows it (`publishing.py` has where it goes). Of trainer
+and model only what writes model cards is replaced. After an exception inside `train()`, which callbacks do not see, the
+entry stays moved: the model computes the same, and the next `train()` or `PlacedRun.close` undoes it; report.json stays
+partial.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
+from layercard.cost.unit_costs import estimate_unit_costs
+from layercard.errors import PlacementError, QualityError
+from layercard.pipeline.during.beginning import begin
+from layercard.pipeline.during.checkpoints import LoadedAdapters, leave_placement
+from layercard.pipeline.during.entry import predicted
+from layercard.pipeline.during.identity import now, run_identity
+from layercard.pipeline.during.other_layers import freeze_alike
+from layercard.pipeline.during.publishing import Publisher
+from layercard.pipeline.during.ranks import check_ranks_agree
+from layercard.pipeline.during.report import RunFacts, make_report
+from layercard.report.console import show
+from layercard.report.lines import prefix_log
+from layercard.report.quality import quality_loss, say_quality
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from layercard.pipeline.during.cache import PrefixChoice
+    from layercard.pipeline.during.entry import EntryChoice
+    from layercard.pipeline.placed_run import PlacedRun
+
+log = logging.getLogger("layercard")
+
+LAST_ENTRY = "train_loss"
+"""What the trainer's log holds when the last step has been run, and no earlier."""
+
+
+def attach(run: PlacedRun) -> None:
+    """Join the run's trainer as a callback; raise `PlacementError` on every rank where ranks placed differently."""
+    check_ranks_agree(run.placement)
+    if _callback_of(run.host.trainer) is None:
+        prefix_log()
+        run.identity = run_identity(run.host)
+        run.units = estimate_unit_costs(run.host.model, run.stack)  # before anything shards the model
+        inside = InsideTraining(run)
+        inside.publisher.join()
+        run.host.trainer.add_callback(inside)
+
+
+def detach(run: PlacedRun) -> None:
+    """Leave the trainer as it was before `attach`."""
+    inside = _callback_of(run.host.trainer)
+    if inside is not None:
+        run.close()
+        inside.publisher.leave()
+        run.host.trainer.remove_callback(inside)
+
+
+def run_of(trainer: Any) -> PlacedRun | None:
+    """Return the run of a trainer that was placed already, None of one that was not."""
+    inside = _callback_of(trainer)
+    return None if inside is None else inside.run
+
+
+def _callback_of(trainer: Any) -> InsideTraining | None:
+    return next((found for found in trainer.callback_handler.callbacks if isinstance(found, InsideTraining)), None)
+
+
+class InsideTraining(TrainerCallback):
+    """The part of a placed run that happens inside `train()`."""
+
+    def __init__(self, run: PlacedRun) -> None:
+        self.run = run
+        self.publisher = Publisher(run.host)
+        self._loaded = LoadedAdapters(run.host, run.stack)
+        self._watch = BackwardWatch(run.host.model, run.stack)
+        self._facts: RunFacts | None = None
+        self._prefix: PrefixChoice | None = None
+        self._step_began = 0.0
+        self._steps_run = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check the placement, measure, put the entry in force, and write a partial report."""
+        self.run.close()  # a previous train() may have ended in an exception, or be retried with smaller batches
+        began, started = time.perf_counter(), now()
+        run = self.run
+        self._loaded.begun = True
+        if not run.narrowing.in_force:
+            raise PlacementError(
+                "The model of this trainer was placed anew for another trainer since, or its placement was undone. Train with "
+                "the trainer that was placed last, or build one anew and call `place`."
+            )
+        run.verify()
+        freeze_alike(run)
+        if state.global_step > 0:
+            self._loaded.check(run.host, state.global_step)
+        check_ranks_agree(run.placement)
+        with ExitStack() as undo:
+            begun = begin(run, state, undo)
+            self._enter(undo, begun.entries, begun.prefix)
+            run.in_force = undo.pop_all()
+        self._prefix = begun.prefix
+        self._facts = RunFacts(
+            placement=run.placement,
+            elsewhere=run.elsewhere,
+            measurement=begun.measurement,
+            quality=begun.quality,
+            device=run.host.device,
+            planned_steps=state.max_steps - state.global_step,
+            steps_each=args.gradient_accumulation_steps,
+            probe_seconds=run.probe_seconds,
+            overhead_seconds=time.perf_counter() - began,
+            gradient_entry=begun.entries.to_dict(),
+            prefix_cache=begun.prefix.to_dict(),
+            first_epoch_steps=math.ceil(state.max_steps / max(1, state.num_train_epochs)),
+            identity=run.identity | {"started": started},
+            scores=run.scores or {},
+            prediction=predicted(run, begun.entries, run.units),
+        )
+        self._steps_run = 0
+        self._publish(self._facts)
+        self.publisher.track(run.report)
+        self._react(begun.quality)
+
+    def _publish(self, facts: RunFacts) -> None:
+        """Make the run's report of `facts` and write it, on the first rank; a full disk does not stop the training."""
+        self.run.tell(make_report(facts))
+        self.publisher.publish(self.run.report)
+
+    def _react(self, quality: Mapping[str, Any]) -> None:
+        """Say what the trial found, and raise `QualityError` where the run is told to stop."""
+        say_quality(quality, self.run.placement, shown=self.run.host.trainer.is_world_process_zero())
+        if quality["reaction"] == "stopped":
+            self.run.close()
+            raise QualityError(quality_loss(quality, self.run.placement))
+
+    def _enter(self, undo: ExitStack, entries: EntryChoice, prefix: PrefixChoice) -> None:
+        """Put in force what holds while the run trains; whatever else is to hold from the entry down joins here."""
+        if entries.entry is not None:
+            undo.enter_context(entries.entry)
+        undo.enter_context(prefix.running())
+        undo.enter_context(self._watch)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note when an optimizer step begins."""
+        self._step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note how long the step took, and after the first one which layers ran backward."""
+        if self._facts is None:
+            return
+        self._steps_run += 1
+        if self._steps_run == 1:
+            self._after_first_step(self._facts)
+        else:
+            self._facts.observed.append(time.perf_counter() - self._step_began)
+
+    def _after_first_step(self, facts: RunFacts) -> None:
+        run = self.run
+        self._watch.__exit__(None, None, None)
+        facts.backward_layers = self._watch.layers
+        if facts.gradient_entry["moved"]:
+            cause = cause_of(run.host.model, run.stack, run.placement.entry, self._watch.layers)
+            if cause is not None:
+                log.warning("%s Steps take longer than they need to; the weights are not affected.", cause)
+        self._publish(facts)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Finish the report with the trainer's last entry, which comes before its trackers end."""
+        if logs and LAST_ENTRY in logs:
+            self._finish(state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the placement in the checkpoint that was saved."""
+        leave_placement(self.run.placement, args, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Undo what was in force, and show the report on the first rank."""
+        self._finish(state)
+        self._loaded.begun = False
+        self.run.close()
+        if self._facts is not None and state.is_world_process_zero:
+            show(self.run.report)
+
+    def _finish(self, state: Any) -> None:
+        """Write the final report, once, and give it to the trackers."""
+        if self._facts is None or self._prefix is None or not self._facts.partial:
+            return
+        self._facts.finish(state.log_history, self._prefix.to_dict())
+        self._publish(self._facts)
+        self.publisher.track(self.run.report)
