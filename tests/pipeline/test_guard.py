@@ -12,7 +12,7 @@ from guarded import RIGHT, WRONG, guarded_trainer
 from layercard.errors import EXIT_QUALITY, QualityError
 from layercard.hosts.plain import PlainHost
 from layercard.pipeline.during.entry import EntryChoice
-from layercard.pipeline.during.trial_choice import choose_canary
+from layercard.pipeline.during.trial_choice import choose_trial
 from layercard.quality.verdict import KEYS
 from layercard.report.files import load_report
 from trainers import AtFirstStep, Rows, equal, logs, placed, train, trained
@@ -226,12 +226,12 @@ def test_sharded_runs_and_training_sets_read_once_are_not_tried(tmp_path):
     run = placed(trainer, RIGHT, guard=True, **LONG)
     entries = EntryChoice(run.host.model, run.stack, run.placement, run.settings, trainer.args)
     state = TrainerState(max_steps=400)
-    assert choose_canary(run, state, entries, prefix_cached=False)[0] is not None
+    assert choose_trial(run, state, entries, prefix_cached=False)[0] is not None
     iterator = iter(trainer.train_dataset.rows)
     trainer.train_dataset = type("Once", (torch.utils.data.IterableDataset,), {"__iter__": lambda self: iterator})()
-    assert "only once" in choose_canary(run, state, entries, prefix_cached=False)[1]["reason"]
+    assert "only once" in choose_trial(run, state, entries, prefix_cached=False)[1]["reason"]
     trainer.is_fsdp_enabled = True
-    assert "FSDP shards" in choose_canary(run, state, entries, prefix_cached=False)[1]["reason"]
+    assert "FSDP shards" in choose_trial(run, state, entries, prefix_cached=False)[1]["reason"]
 
 
 def test_a_second_training_and_a_resumed_one_are_not_tried_again(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from layercard.quality.arm import Arm, Trial, advance
+from layercard.quality.arm import Arm, ArmSetup, advance
 
 
 def _model():
@@ -30,7 +30,7 @@ def _trial(model, optimizer=torch.optim.AdamW, **changes):
         "shared": lambda values: None,
         "averaged": lambda parameters: None,
     }
-    return Trial(**(values | changes))
+    return ArmSetup(**(values | changes))
 
 
 def _by_hand(updates, rate=1.0, optimizer=torch.optim.AdamW):
@@ -47,7 +47,7 @@ def _by_hand(updates, rate=1.0, optimizer=torch.optim.AdamW):
 
 def _values(arm):
     with arm.judged():
-        return [p.detach().clone() for p in arm._trial.model.parameters()]
+        return [p.detach().clone() for p in arm._setup.model.parameters()]
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])

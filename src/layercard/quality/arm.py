@@ -20,7 +20,7 @@ Entered: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
-class Trial:
+class ArmSetup:
     """What arms have in common: the model and the run's own way of training it."""
 
     model: nn.Module
@@ -49,17 +49,17 @@ class Arm:
     the learning rate.
     """
 
-    def __init__(self, trial: Trial, entered: Entered, *, rate: float = 1.0) -> None:
-        self._trial, self._entered = trial, entered
+    def __init__(self, setup: ArmSetup, entered: Entered, *, rate: float = 1.0) -> None:
+        self._setup, self._entered = setup, entered
         self._pending = 0
-        self._scaler = trial.scaler()
+        self._scaler = setup.scaler()
         with entered():
-            self._parameters = [p for p in trial.model.parameters() if p.requires_grad]
+            self._parameters = [p for p in setup.model.parameters() if p.requires_grad]
             self._values = [p.detach().clone() for p in self._parameters]
             self._gradients: list[Tensor | None] = [None] * len(self._values)
-            trial.shared(self._values)
+            setup.shared(self._values)
             with self._swapped():
-                self.optimizer = trial.optimizer()
+                self.optimizer = setup.optimizer()
         for group in self.optimizer.param_groups:
             group["lr"] *= rate
         self.taken = 0
@@ -68,9 +68,9 @@ class Arm:
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Train this arm inside the block; an optimizer step that is due is taken at its end."""
-        with self._entered(), self._swapped(), self._trial.owned(self.optimizer, self._scaler):
+        with self._entered(), self._swapped(), self._setup.owned(self.optimizer, self._scaler):
             yield
-            if self._pending == self._trial.steps_each:
+            if self._pending == self._setup.steps_each:
                 self._update()
 
     @contextmanager
@@ -81,7 +81,7 @@ class Arm:
 
     def step(self, number: int) -> None:
         """Run the micro-batch of this number, while in force."""
-        self._trial.micro_step(number)
+        self._setup.micro_step(number)
         self.taken += 1
         self._pending += 1
 
@@ -103,10 +103,10 @@ class Arm:
     def _update(self) -> None:
         """Take an optimizer step as the run's loop does: average, unscale, clip, step."""
         self._pending = 0
-        self._trial.averaged(self._parameters)
+        self._setup.averaged(self._parameters)
         self._scaler.unscale_(self.optimizer)
-        if self._trial.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._trial.max_grad_norm)
+        if self._setup.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._setup.max_grad_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         for parameter in self._parameters:

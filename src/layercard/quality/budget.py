@@ -1,4 +1,4 @@
-"""How long a canary a run can pay for: `plan_canary`, in numbers alone.
+"""How long a trial a run can pay for: `plan_trial`, in numbers alone.
 
 The unit is one all-layer micro-batch step, forward and backward. A plan spends about a third of its units on held-out
 losses and the rest on training; what does not fit shrinks in this order: retries, the second learning rate, examples,
@@ -19,8 +19,8 @@ SHARE_FOR_LOSSES = 0.3
 
 
 @dataclass(frozen=True)
-class CanaryCosts:
-    """What the parts of a canary cost, in all-layer micro-batch steps."""
+class TrialCosts:
+    """What the parts of a trial cost, in all-layer micro-batch steps."""
 
     steps_each: int
     """Micro-batches in an optimizer step."""
@@ -33,7 +33,7 @@ class CanaryCosts:
 
 
 @dataclass(frozen=True)
-class CanaryPlan:
+class TrialPlan:
     """How many optimizer steps each arm takes, and how many held-out examples judge it."""
 
     updates: int
@@ -46,7 +46,7 @@ class CanaryPlan:
     """What it all costs, in all-layer micro-batch steps."""
 
 
-def plan_canary(units: float, costs: CanaryCosts, *, retries: int = 0) -> CanaryPlan | None:
+def plan_trial(units: float, costs: TrialCosts, *, retries: int = 0) -> TrialPlan | None:
     """Return the largest plan that `units` pay for, or None where they cannot pay for the smallest."""
     for second_rate, tries in ((True, retries), (False, retries), *((False, fewer) for fewer in range(retries)[::-1])):
         plan = _plan(units, costs, second_rate, tries)
@@ -55,21 +55,21 @@ def plan_canary(units: float, costs: CanaryCosts, *, retries: int = 0) -> Canary
     return None
 
 
-def least_units(costs: CanaryCosts) -> float:
+def least_units(costs: TrialCosts) -> float:
     """Return the units that pay for the smallest plan."""
     return _cost(costs, FEWEST_UPDATES, FEWEST_EXAMPLES, arms=1)
 
 
-def _plan(units: float, costs: CanaryCosts, second_rate: bool, retries: int) -> CanaryPlan:
+def _plan(units: float, costs: TrialCosts, second_rate: bool, retries: int) -> TrialPlan:
     arms = 1 + second_rate + retries
     each = costs.forward * (2 + arms) / costs.batch_size
     examples = min(MOST_EXAMPLES, max(FEWEST_EXAMPLES, math.floor(SHARE_FOR_LOSSES * units / each)))
     left = units - examples * each
     updates = min(MOST_UPDATES, max(0, math.floor(left / (costs.steps_each * (1 + arms * costs.placed)) + 1e-9)))
-    return CanaryPlan(updates, examples, second_rate, retries, _cost(costs, updates, examples, arms=arms))
+    return TrialPlan(updates, examples, second_rate, retries, _cost(costs, updates, examples, arms=arms))
 
 
-def _cost(costs: CanaryCosts, updates: int, examples: int, *, arms: int) -> float:
+def _cost(costs: TrialCosts, updates: int, examples: int, *, arms: int) -> float:
     """Units of the all-layer arm and `arms` placed ones, with the losses of each and those before training."""
     training = updates * costs.steps_each * (1 + arms * costs.placed)
     return training + examples / costs.batch_size * costs.forward * (2 + arms)

@@ -1,8 +1,8 @@
-"""`Verdict`: what a canary found, and what report.json says of it under `quality`.
+"""`Verdict`: what a trial found, and what report.json says of it under `quality`.
 
 The keys are always the same; what is not known is null, and `reason` says why.
 
-    kind                  `predicted` where a canary ran: its steps are few, and it is the end of the run that matters;
+    kind                  `predicted` where a trial ran: its steps are few, and it is the end of the run that matters;
                           `unknown` where none ran or there was no gain to compare with
     share_kept            share of all-layer LoRA's reduction of the held-out loss that the placed layers are expected to
                           have kept at the end of the run: `share_in_trial`, calibrated for its few steps
@@ -21,7 +21,7 @@ The keys are always the same; what is not known is null, and `reason` says why.
     tried                 every placement tried: its layers and the share that it is expected to keep
     evidence              what was known before training, as in placement.json
     meaning               what `share_kept` is, in a sentence
-    seconds               what the canary took beside the timing
+    seconds               what the trial took beside the timing
     reason                why something is null
     final_heldout_loss    the trainer's own last evaluation in the run
 """
@@ -47,7 +47,7 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """The held-out losses of a canary, example by example, and what they say."""
+    """The held-out losses of a trial, example by example, and what they say."""
 
     losses: Mapping[str, Sequence[float]]
     """By arm: `before`, `all_layers`, `placed`, and `placed_2x` where it was tried."""
@@ -115,7 +115,7 @@ class Verdict:
 
 
 def unknown(reason: str) -> dict[str, Any]:
-    """Return the quality of a run in which no canary ran."""
+    """Return the quality of a run in which no trial ran."""
     return {"kind": "unknown", "reason": reason}
 
 

@@ -1,4 +1,4 @@
-"""What happens when training begins: the gradient entry, the timing, the canary, and what follows from its verdict.
+"""What happens when training begins: the gradient entry, the timing, the trial, and what follows from its verdict.
 
 `begin` may change the placement: to all layers, or to more of them. Then optimizer and scheduler, which the trainer has
 made by then, are made anew, and placement.json is written again.
@@ -18,13 +18,13 @@ from layercard.pipeline.during.cache import PrefixChoice
 from layercard.pipeline.during.entry import EntryChoice, predicted
 from layercard.pipeline.during.other_layers import adopt, settle
 from layercard.pipeline.during.timing import OUT_OF_MEMORY, Measurement, measure
-from layercard.pipeline.during.trial_choice import BUILT_ON_FEWER, all_layers, choose_canary, every_layer
+from layercard.pipeline.during.trial_choice import BUILT_ON_FEWER, all_layers, choose_trial, every_layer
 from layercard.pipeline.during.variants import PLACED, entering, out_of_memory, why_not_timed
 from layercard.quality.verdict import completed, meaning, unknown
 from layercard.quality.widening import wider
 
 if TYPE_CHECKING:
-    from layercard.pipeline.during.trial import Canary
+    from layercard.pipeline.during.trial import Trial
     from layercard.pipeline.placed_run import PlacedRun
     from layercard.quality.verdict import Verdict
 
@@ -48,19 +48,19 @@ class Beginning:
 def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
     """Measure `run`, try its placement out, and act on what was found; the prefix cache in use is entered on `undo`."""
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
-    with ExitStack() as trial:
-        entries, prefix = _choices(run, trial)
-        canary, quality = choose_canary(run, state, entries, prefix_cached=prefix.cache is not None)
-        measurement = _measurement(run, entries, prefix, steps, canary)
+    with ExitStack() as held:
+        entries, prefix = _choices(run, held)
+        trial, quality = choose_trial(run, state, entries, prefix_cached=prefix.cache is not None)
+        measurement = _measurement(run, entries, prefix, steps, trial)
         verdict = None
-        if canary is not None:
-            verdict, quality = _tried(run, canary, entries, measurement)
+        if trial is not None:
+            verdict, quality = _tried(run, trial, entries, measurement)
         lost = verdict is not None and verdict.share.below(run.settings.quality_threshold)
         reaction = REACTIONS[run.settings.on_quality_loss] if lost else quality.get("reaction") or "none"
-        if canary is None or verdict is None or not lost or reaction in ("warned", "stopped"):
-            undo.push(trial.pop_all())
-            return Beginning(entries, prefix, measurement, _told(run, state, canary, quality, reaction))
-    return _changed(run, state, undo, canary, verdict)
+        if trial is None or verdict is None or not lost or reaction in ("warned", "stopped"):
+            undo.push(held.pop_all())
+            return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction))
+    return _changed(run, state, undo, trial, verdict)
 
 
 def _choices(run: PlacedRun, undo: ExitStack) -> tuple[EntryChoice, PrefixChoice]:
@@ -72,18 +72,18 @@ def _choices(run: PlacedRun, undo: ExitStack) -> tuple[EntryChoice, PrefixChoice
 
 
 def _placed(entries: EntryChoice) -> Variant:
-    """The placed model as it trains; the canary's arms bring their own steps."""
+    """The placed model as it trains; the trial's arms bring their own steps."""
     return Variant(PLACED, entering(entries.entry), lambda number: None)
 
 
 def _tried(
-    run: PlacedRun, canary: Canary, entries: EntryChoice, measurement: Measurement
+    run: PlacedRun, trial: Trial, entries: EntryChoice, measurement: Measurement
 ) -> tuple[Verdict | None, dict[str, Any]]:
-    """Return the canary's verdict and what it says of quality; no verdict where all-layer LoRA does not fit."""
+    """Return the trial's verdict and what it says of quality; no verdict where all-layer LoRA does not fit."""
     if measurement.unavailable.get("baseline.peak_bytes") == OUT_OF_MEMORY:
         return None, unknown(OUT_OF_MEMORY)
     try:
-        verdict = canary.verdict(run.narrowing.all_layers, _placed(entries))
+        verdict = trial.verdict(run.narrowing.all_layers, _placed(entries))
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -95,16 +95,16 @@ def _try(run: PlacedRun, verdict: Verdict | None) -> dict[str, Any]:
     return {"layers": list(run.layers), "share_kept": None if verdict is None else verdict.share.value}
 
 
-def _told(run: PlacedRun, state: Any, canary: Canary | None, quality: dict[str, Any], reaction: str) -> dict[str, Any]:
+def _told(run: PlacedRun, state: Any, trial: Trial | None, quality: dict[str, Any], reaction: str) -> dict[str, Any]:
     """Return what the report says under `quality`, every key of it."""
     facts: dict[str, Any] = {"threshold": run.settings.quality_threshold, "evidence": run.placement.evidence}
-    if canary is not None:
-        facts |= {"planned_steps": state.max_steps, "seconds": canary.seconds, "judged_by": run.host.judged_by}
-        facts |= {"meaning": meaning(canary.plan.updates, state.max_steps)}
+    if trial is not None:
+        facts |= {"planned_steps": state.max_steps, "seconds": trial.seconds, "judged_by": run.host.judged_by}
+        facts |= {"meaning": meaning(trial.plan.updates, state.max_steps)}
     return completed(facts | quality | {"reaction": reaction})
 
 
-def _changed(run: PlacedRun, state: Any, undo: ExitStack, canary: Canary, verdict: Verdict) -> Beginning:
+def _changed(run: PlacedRun, state: Any, undo: ExitStack, trial: Trial, verdict: Verdict) -> Beginning:
     """Adapt other layers, as `on_quality_loss` says, and begin again with them."""
     share = verdict.share.value
     kept = "none" if share is None else f"{share:.0%}"
@@ -112,7 +112,7 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, canary: Canary, verdic
     tries = [_try(run, verdict)]
     found: Verdict | None = None
     if run.settings.on_quality_loss == "widen":
-        found = _widen(run, canary, tries, why)
+        found = _widen(run, trial, tries, why)
     else:
         adopt(run, run.placement.every_layer, f"every layer: {why}", other_stacks="keep")
     settle(run, state.max_steps)
@@ -123,16 +123,16 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, canary: Canary, verdic
         quality |= NO_TRIAL | {"kind": "unknown", "reason": UNTRIED}
     entries, prefix = _choices(run, undo)
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
-    left = max(0.0, run.settings.guard_budget - canary.plan.units / steps)
+    left = max(0.0, run.settings.guard_budget - trial.plan.units / steps)
     measurement = _measurement(run, entries, prefix, steps, None, budget=min(left, run.settings.measure_budget))
     reaction = REACTIONS[run.settings.on_quality_loss]
-    return Beginning(entries, prefix, measurement, _told(run, state, canary, quality, reaction))
+    return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction))
 
 
-def _widen(run: PlacedRun, canary: Canary, tries: list[dict[str, Any]], why: str) -> Verdict | None:
+def _widen(run: PlacedRun, trial: Trial, tries: list[dict[str, Any]], why: str) -> Verdict | None:
     """Add layers until enough is kept, the budget is used up, or every layer is adapted; None where that was not tried."""
     verdict = None
-    for _ in range(max(1, canary.plan.retries)):
+    for _ in range(max(1, trial.plan.retries)):
         scores = None if run.scores is None else run.scores.get(run.placement.score or "")
         ranked = None if scores is None else scores.ranked()
         placement, min_entry = run.placement, run.settings.min_entry
@@ -140,11 +140,11 @@ def _widen(run: PlacedRun, canary: Canary, tries: list[dict[str, Any]], why: str
             run.layers, placement.num_layers, ranked=ranked, min_entry=min_entry, adaptable=placement.adaptable
         )
         adopt(run, layers, f"widened: {why}", other_stacks="keep" if layers == run.layers else None)
-        if run.placement.is_all or canary.plan.retries == 0:
+        if run.placement.is_all or trial.plan.retries == 0:
             return None
-        canary.forget_placed()
+        trial.forget_placed()
         entries = EntryChoice(run.host.model, run.stack, run.placement, run.settings, run.host.trainer.args)
-        verdict = canary.verdict(run.narrowing.all_layers, _placed(entries))
+        verdict = trial.verdict(run.narrowing.all_layers, _placed(entries))
         tries.append(_try(run, verdict))
         if not verdict.share.below(run.settings.quality_threshold):
             break
@@ -156,7 +156,7 @@ def _measurement(
     entries: EntryChoice,
     prefix: PrefixChoice,
     steps: int,
-    canary: Canary | None,
+    trial: Trial | None,
     *,
     budget: float | None = None,
 ) -> Measurement:
@@ -174,10 +174,10 @@ def _measurement(
     elif run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
         reason = f"{every_layer(run.placement)} is adapted, so placed and all-layer steps are the same."
     else:
-        reason = why_not_timed(run.host.trainer) or (None if canary else allowance.too_short())
+        reason = why_not_timed(run.host.trainer) or (None if trial else allowance.too_short())
         reason = CHANGED if reason is not None and budget is not None else reason
     if reason is None:
-        return measure(run.host, run.narrowing, entries, prefix, allowance, canary)
+        return measure(run.host, run.narrowing, entries, prefix, allowance, trial)
     placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
     with run.narrowing.all_layers():
         baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))

@@ -3,7 +3,7 @@
 Each variant first runs once on the largest batch: its warm-up and its peak memory. Then the variants alternate
 (`layercard.cost.timing`) for as many rounds as the budget still holds. The steps run on the model without the wrapper
 of DistributedDataParallel, inside accelerate's autocast: optimizer step and all-reduce are outside. Every rank runs
-the same number of steps, for a host's loss may talk to other ranks. Where a canary runs, its arms' steps are timed:
+the same number of steps, for a host's loss may talk to other ranks. Where a trial runs, its arms' steps are timed:
 they are taken anyway, so they are as many rounds as it has steps.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from layercard.hosts.protocol import Host
     from layercard.pipeline.during.cache import PrefixChoice
     from layercard.pipeline.during.entry import EntryChoice
-    from layercard.pipeline.during.trial import Canary
+    from layercard.pipeline.during.trial import Trial
 
 BATCHES = 8
 MOST_ROUNDS = 20
@@ -75,26 +75,26 @@ def measure(
     entries: EntryChoice,
     prefix: PrefixChoice,
     allowance: Allowance,
-    canary: Canary | None = None,
+    trial: Trial | None = None,
 ) -> Measurement:
     """Measure the variants within `allowance`, and leave model, trainer and random state as they were.
 
-    Where there is a `canary`, baseline and placed steps are those of its arms.
+    Where there is a `trial`, baseline and placed steps are those of its arms.
     """
     batches = host.step_batches(BATCHES)
     with ExitStack() as undo:
         undo.enter_context(Progress("layercard times all-layer and placed steps"))
         undo.enter_context(host.preserved())
         undo.enter_context(untouched(host.model))
-        return _Run(host, batches, allowance, canary).measure(narrowing, entries, prefix)
+        return _Run(host, batches, allowance, trial).measure(narrowing, entries, prefix)
 
 
 class _Run:
     """One measurement on a model that its caller keeps untouched."""
 
-    def __init__(self, host: Host, batches: list[Any], allowance: Allowance, canary: Canary | None) -> None:
+    def __init__(self, host: Host, batches: list[Any], allowance: Allowance, trial: Trial | None) -> None:
         self._host, self._allowance, self._largest = host, allowance, largest(batches)
-        self._canary = canary
+        self._trial = trial
         self._batches = len(batches)
         self._step = stepper(host, batches)
         self._began = time.perf_counter()
@@ -115,8 +115,8 @@ class _Run:
             self._fill(variants[-1])
         if self._peaks[BASELINE] is None:
             return self._without_times(OUT_OF_MEMORY)
-        if self._canary is not None:
-            variants[:] = [self._canary.trained(v) if v.name in (BASELINE, PLACED) else v for v in variants]
+        if self._trial is not None:
+            variants[:] = [self._trial.trained(v) if v.name in (BASELINE, PLACED) else v for v in variants]
         return self._timed(variants)
 
     def _timed(self, variants: Sequence[Variant]) -> Measurement:
@@ -166,9 +166,9 @@ class _Run:
         return peak if all(gathered(fits)) else None
 
     def _rounds_left(self, first: Timings) -> int:
-        """How many more rounds the budget holds, the same on every rank; a canary's own steps are taken anyway."""
-        most = MOST_ROUNDS - 1 if self._canary is None else min(MOST_ROUNDS, self._canary.micro_steps) - 1
-        if self._canary is not None and len(first.seconds) == 2:
+        """How many more rounds the budget holds, the same on every rank; a trial's own steps are taken anyway."""
+        most = MOST_ROUNDS - 1 if self._trial is None else min(MOST_ROUNDS, self._trial.micro_steps) - 1
+        if self._trial is not None and len(first.seconds) == 2:
             return most
         spent = time.perf_counter() - self._began
         a_round = sum(values[0] for values in first.seconds.values())

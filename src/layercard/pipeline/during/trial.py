@@ -1,4 +1,4 @@
-"""The canary of one run: all-layer and placed LoRA trained on trial at the start of `train()`, judged by held-out loss.
+"""The trial of one run: all-layer and placed LoRA trained on trial at the start of `train()`, judged by held-out loss.
 
 Both arms start from the run's own initial adapter values, take the same first optimizer steps with the run's own
 optimizer at its peak learning rate, and are judged on the same held-out rows. Where steps are timed too, the timed
@@ -23,7 +23,7 @@ from layercard.pipeline.during.ranks import gathered
 from layercard.pipeline.during.variants import BASELINE, PLACED
 from layercard.probing.as_found import noiseless
 from layercard.progress import Progress
-from layercard.quality.arm import Arm, Trial, advance
+from layercard.quality.arm import Arm, ArmSetup, advance
 from layercard.quality.calibration import is_adam_like
 from layercard.quality.verdict import ALL_LAYERS, BEFORE, PLACED_2X, SECOND_RATE, Verdict
 from layercard.quality.verdict import PLACED as PLACED_ARM
@@ -31,17 +31,17 @@ from layercard.random_state import seed_all
 
 if TYPE_CHECKING:
     from layercard.hosts.protocol import HeldOut, Host
-    from layercard.quality.budget import CanaryPlan
+    from layercard.quality.budget import TrialPlan
 
 
-class Canary:
+class Trial:
     """The short trainings of one run, on `updates` (what `Host.update_batches` returned), judged on `heldout`.
 
     Made once, and tried with one placement after another where it is widened.
     """
 
     def __init__(
-        self, host: Host, plan: CanaryPlan, heldout: HeldOut, updates: list[list[tuple[Mapping[str, Any], Any]]]
+        self, host: Host, plan: TrialPlan, heldout: HeldOut, updates: list[list[tuple[Mapping[str, Any], Any]]]
     ) -> None:
         self.plan, self._heldout, self._host = plan, heldout, host
         self._second_rate = plan.second_rate
@@ -49,7 +49,7 @@ class Canary:
         self._arms: dict[str, Arm] = {}
         self._losses: dict[str, list[float]] = {}
         self._micros = [micro for update in updates for micro in update]
-        self._trial = _trial(host, self._micro_step)
+        self._setup = _arm_setup(host, self._micro_step)
         self.seconds = 0.0
         """Spent so far beside what was timed."""
 
@@ -105,7 +105,7 @@ class Canary:
             self._losses[PLACED_2X] = self._losses_of(twice)
 
     def _arm(self, name: str, entered: Callable[[], AbstractContextManager[object]], rate: float = 1.0) -> Arm:
-        self._arms[name] = Arm(self._trial, entered, rate=rate)
+        self._arms[name] = Arm(self._setup, entered, rate=rate)
         return self._arms[name]
 
     def _losses_of(self, arm: Arm) -> list[float]:
@@ -126,9 +126,9 @@ class Canary:
         self._host.training_step(self._host.model, self._micros[number % len(self._micros)])
 
 
-def _trial(host: Host, micro_step: Callable[[int], None]) -> Trial:
+def _arm_setup(host: Host, micro_step: Callable[[int], None]) -> ArmSetup:
     trainer = host.trainer
-    return Trial(
+    return ArmSetup(
         model=host.model,
         micro_step=micro_step,
         steps_each=trainer.args.gradient_accumulation_steps,

@@ -10,9 +10,9 @@ from layercard.cost.predict import UnitCosts
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.before.losses import why_not_judged
 from layercard.pipeline.during.entry import predicted
-from layercard.pipeline.during.trial import Canary
+from layercard.pipeline.during.trial import Trial
 from layercard.pipeline.during.variants import why_not_timed
-from layercard.quality.budget import FEWEST_EXAMPLES, CanaryCosts, least_units, plan_canary
+from layercard.quality.budget import FEWEST_EXAMPLES, TrialCosts, least_units, plan_trial
 from layercard.quality.verdict import unknown
 from layercard.report.files import NAME, load_report
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RETRIES = 2
 """How many widened placements `widen` may try."""
 EXTRA_VARIANTS = 0.4
-"""Share of timing's budget that goes to each variant beside the canary's own two."""
+"""Share of timing's budget that goes to each variant beside the trial's own two."""
 PLANNED_FOR = 0.9
 """Share of the budget that is planned for; first steps are slower, and batches, optimizers and copies take the rest."""
 BUILT_ON_FEWER = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
@@ -40,19 +40,19 @@ def every_layer(placement: LayerPlacement) -> str:
     return "Every layer" if placement.adaptable is None else "Every layer that has adapters"
 
 
-def choose_canary(
+def choose_trial(
     run: PlacedRun, state: Any, entries: EntryChoice, *, prefix_cached: bool
-) -> tuple[Canary | None, dict[str, Any]]:
-    """Return the canary of a run that begins to train, or None and what the report says of quality instead."""
+) -> tuple[Trial | None, dict[str, Any]]:
+    """Return the trial of a run that begins to train, or None and what the report says of quality instead."""
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
     settled = _settled(run, state)
     if settled is not None:
         return None, settled
-    costs = canary_costs(run, entries)
+    costs = trial_costs(run, entries)
     budget = PLANNED_FOR * run.settings.guard_budget * steps
     beside = _timing_beside(run, entries, steps, costs, extras=prefix_cached)
     retries = RETRIES if run.settings.on_quality_loss == "widen" else 0
-    plan = plan_canary(budget - beside, costs, retries=retries)
+    plan = plan_trial(budget - beside, costs, retries=retries)
     if plan is None:
         return None, unknown(_too_short(run, steps, (least_units(costs) + beside) / PLANNED_FOR))
     heldout = run.host.heldout_batches(plan.examples)
@@ -68,16 +68,16 @@ def choose_canary(
         updates = run.host.update_batches(plan.updates, heldout.held_back)
     except DataError as error:  # a training set that can be read only once; training itself can
         return None, unknown(str(error))
-    return Canary(run.host, plan, heldout, updates), {}
+    return Trial(run.host, plan, heldout, updates), {}
 
 
-def canary_costs(run: PlacedRun, entries: EntryChoice) -> CanaryCosts:
-    """Return what the parts of a canary are predicted to cost in this run."""
+def trial_costs(run: PlacedRun, entries: EntryChoice) -> TrialCosts:
+    """Return what the parts of a trial are predicted to cost in this run."""
     trainer, units = run.host.trainer, UnitCosts()
     prediction = predicted(run, entries)
     depth = run.placement.num_layers
     forward = depth * (units.layer_forward + units.adapter_forward) + units.head_forward
-    return CanaryCosts(
+    return TrialCosts(
         steps_each=trainer.args.gradient_accumulation_steps,
         placed=prediction.ratio,
         forward=forward / prediction.all_layer.total,
@@ -86,7 +86,7 @@ def canary_costs(run: PlacedRun, entries: EntryChoice) -> CanaryCosts:
 
 
 def _settled(run: PlacedRun, state: Any) -> dict[str, Any] | None:
-    """Return the quality where no canary can run, or is needed, or has run before; None where one may."""
+    """Return the quality where no trial can run, or is needed, or has run before; None where one may."""
     if not run.settings.guard:
         return unknown("`guard` is off.")
     if run.placement.is_all:
@@ -111,8 +111,8 @@ def _of_earlier_run(run: PlacedRun) -> dict[str, Any]:
     return found | {"reason": found.get("reason") or "Found when the run began, before it was resumed."}
 
 
-def _timing_beside(run: PlacedRun, entries: EntryChoice, steps: int, costs: CanaryCosts, *, extras: bool) -> float:
-    """Return what timing costs beside the canary's own steps, in all-layer steps: warm-up and further variants."""
+def _timing_beside(run: PlacedRun, entries: EntryChoice, steps: int, costs: TrialCosts, *, extras: bool) -> float:
+    """Return what timing costs beside the trial's own steps, in all-layer steps: warm-up and further variants."""
     settings = run.settings
     if not settings.measure:
         return 0.0
