@@ -12,7 +12,7 @@ import pytest
 from layercard import LayerPlacement, PlacementSettings, hookimpl
 from layercard.errors import PlacementError, SettingsError
 from layercard.placement.choose import choose_placement, needed_score
-from layercard.placement.hints import learning_rate_hint
+from layercard.placement.placement import learning_rate_hint
 from layercard.placement.strategies import StrategyRequest
 from layercard.plugins import build_manager, strategies
 from layercard.scores.base import LayerScores

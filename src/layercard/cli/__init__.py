@@ -1,1 +1,1 @@
-"""The command line, one file a command: `probe`, `plan`, `plugins`; more come from plugins. Starting it imports no torch."""
+"""The command line, one file a command; more commands come from plugins. Starting it imports no torch."""

@@ -27,8 +27,7 @@ from layercard.pipeline.before.other_parts import decided, towers_to_shed
 from layercard.pipeline.before.record import recorded
 from layercard.pipeline.before.resume import check_made_for
 from layercard.placement.choose import check_depth, needed_score, only_some
-from layercard.placement.hints import learning_rate_hint
-from layercard.placement.placement import LayerPlacement
+from layercard.placement.placement import LayerPlacement, learning_rate_hint
 from layercard.report.announce import LESS
 from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
