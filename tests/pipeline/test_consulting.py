@@ -21,6 +21,7 @@ from layercard.cards.strata import regimes
 from layercard.errors import CardError, SettingsError
 from layercard.hosts.plain import PlainHost
 from layercard.pipeline.before.choosing import Chosen, choose_layers
+from layercard.pipeline.before.looking import RunToPlace
 from layercard.probing.statistics import Array
 from own_card import LAYERS, deep_model, deep_trainer, own_card, put, resnorm_of
 from tiny import collate, tiny_examples
@@ -197,7 +198,7 @@ def test_a_model_without_adapters_yet_is_asked_about_by_its_target_modules(tmp_p
 
     def chosen(**settings: Any) -> Chosen:
         wanted = PlacementSettings.from_user(**settings)
-        return choose_layers(host, wanted, stack, extensions, target_modules=LIKE_LLAMA)
+        return choose_layers(RunToPlace(host, wanted, stack, extensions, LIKE_LLAMA))
 
     resnorm = chosen(strategy="high").scores["resnorm"].importance
     put(library, own_card(resnorm))

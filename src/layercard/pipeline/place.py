@@ -20,7 +20,7 @@ from layercard.errors import HostError
 from layercard.hosts.readiness import refuse_late
 from layercard.pipeline.before.choosing import Chosen, choose_layers
 from layercard.pipeline.before.earlier import all_adapters_back, remember, same_run
-from layercard.pipeline.before.looking import locate_layers
+from layercard.pipeline.before.looking import RunToPlace, locate_layers
 from layercard.pipeline.before.losses import refuse_nothing_to_learn
 from layercard.pipeline.before.other_parts import Trainables, decided, towers_to_shed
 from layercard.pipeline.before.outlook import Outlook
@@ -75,7 +75,7 @@ def place(
         check_narrowable(host.model, allow_trained=is_resuming(host), allow_absent=chosen is not None)
         stack = locate_layers(host.model, wanted.layers_path, extensions)
         refuse_nothing_to_learn(host)
-        chosen = chosen or choose_layers(host, wanted, stack, extensions)
+        chosen = chosen or choose_layers(RunToPlace(host, wanted, stack, extensions))
         statistics, adapted = chosen.statistics, [site.path for site in adapter_sites(host.model)]
         placement = decided(chosen.placement, wanted, host.model, stack, adapted=adapted, resumed=chosen.reused)
         towers, trainables = towers_to_shed(host.model, stack, placement), Trainables(host.model, stack)

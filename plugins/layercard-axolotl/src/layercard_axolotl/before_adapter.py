@@ -22,7 +22,7 @@ from layercard.errors import SettingsError
 from layercard.hosts.plain import PlainHost
 from layercard.hosts.rows import collated, holding, sampled_rows
 from layercard.pipeline.before.choosing import Chosen, choose_layers
-from layercard.pipeline.before.looking import locate_layers
+from layercard.pipeline.before.looking import RunToPlace, locate_layers
 from layercard.pipeline.before.record import record_of_run
 from layercard.pipeline.before.resume import resumed_placement
 from layercard.placement.choose import choose_placement, needed_score, only_some
@@ -119,7 +119,7 @@ def choose_before_adapter(cfg: Any, model: nn.Module, data: Any, settings: Place
         wanted = replace(settings, probe_rank=cfg.lora_r)
         with compat.running_without_kernels(stack.layers):
             names = selection.names_inside(stack)
-            chosen = choose_layers(host, wanted, stack, extensions, target_modules=names, adaptable=layers)
+            chosen = choose_layers(RunToPlace(host, wanted, stack, extensions, names, layers))
     else:
         chosen = _without_looking(host, settings, stack, extensions, layers, blind)
     return Early(chosen, selection.keys_on(stack, chosen.placement.layers))

@@ -34,6 +34,20 @@ CANNOT_LOOK = (DataError, HostError, ModelError, ProbeError)
 
 
 @dataclass(frozen=True)
+class RunToPlace:
+    """A run whose layers are to be chosen."""
+
+    host: Host
+    settings: PlacementSettings
+    stack: LayerStack
+    extensions: Extensions
+    target_modules: Sequence[str] | None = None
+    """Suffixes that stand in for adapters where the model has none yet."""
+    adaptable: tuple[int, ...] | None = None
+    """The layers that have adapters, or will have them; None: every layer."""
+
+
+@dataclass(frozen=True)
 class Seen:
     """What a look found; `failure` says in one line why it found nothing."""
 
@@ -47,50 +61,33 @@ def locate_layers(model: nn.Module, path: str | None, extensions: Extensions) ->
     return extensions.locate_decoder_layers(model) if path is None else find_layers(model, path=path)
 
 
-def look(
-    host: Host,
-    wanted: PlacementSettings,
-    stack: LayerStack,
-    extensions: Extensions,
-    name: str,
-    *,
-    examples: int,
-    target_modules: Sequence[str] | None,
-) -> Seen:
-    """Return the score `name` of the host's model on at most `examples` of its examples; raise where it is undefined."""
-    batches = host.probe_batches(examples, wanted.probe_batch_size, wanted.random_seed)
+def look(run: RunToPlace, name: str, *, examples: int) -> Seen:
+    """Return the score `name` of the run's model on at most `examples` of its examples; raise where it is undefined."""
+    host, settings = run.host, run.settings
+    batches = host.probe_batches(examples, settings.probe_batch_size, settings.random_seed)
     with _on_training_device(host):
         statistics = run_probe(
             host.model,
             batches,
-            stack=stack,
-            needs=extensions.scorers[name].needs,
+            stack=run.stack,
+            needs=run.extensions.scorers[name].needs,
             loss=host.loss,
             objective=host.objective,
-            target_modules=target_modules,
-            rank=wanted.probe_rank,
-            seed=wanted.random_seed,
+            target_modules=run.target_modules,
+            rank=settings.probe_rank,
+            seed=settings.random_seed,
             checkpointing=is_checkpointing(host.trainer.args),
         )
-    return Seen(statistics, {name: checked(extensions.scorers[name].score(statistics), statistics)})
+    return Seen(statistics, {name: checked(run.extensions.scorers[name].score(statistics), statistics)})
 
 
-def glance(
-    host: Host,
-    wanted: PlacementSettings,
-    stack: LayerStack,
-    extensions: Extensions,
-    name: str,
-    *,
-    examples: int,
-    target_modules: Sequence[str] | None,
-) -> Seen:
+def glance(run: RunToPlace, name: str, *, examples: int) -> Seen:
     """Return the same where no score decides: what keeps it from being computed is told, not raised.
 
     Raises `UntrainableError` where training itself would fail or learn nothing.
     """
     try:
-        return look(host, wanted, stack, extensions, name, examples=examples, target_modules=target_modules)
+        return look(run, name, examples=examples)
     except UntrainableError:
         raise
     except CANNOT_LOOK as error:
