@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     from layercard.placement.strategies import Strategy
     from layercard.scores.base import Scorer
 
+BUILT_INS, COMMANDS = "layercard", "layercard.cli"
+"""The names of the two plugins that layercard is itself: what it computes with, and its command line."""
+
+
+def shown_owner(name: str) -> str:
+    """Return what people read as the owner of what the plugin `name` supplies: the built-ins are one."""
+    return BUILT_INS if name == COMMANDS else name
+
 
 def build_manager(plugins: Iterable[tuple[str, Any]] = (), *, entry_points: bool = True) -> pluggy.PluginManager:
     """Return a manager with the built-ins, the `plugins` given as (name, plugin), and the installed ones."""
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(builtins, name="layercard")
+    manager.register(builtins, name=BUILT_INS)
     for name, plugin in plugins:
         manager.register(plugin, name=name)
     if entry_points:

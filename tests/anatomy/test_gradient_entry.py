@@ -428,7 +428,7 @@ def test_trl_qlora_weights_are_bit_equal(tmp_path: Path) -> None:
 def test_two_ranks_train_the_same_weights(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     tests = Path(__file__).parents[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
     worker = tests / "anatomy" / "two_ranks.py"
     done = subprocess.run([*command, str(worker), str(tmp_path)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

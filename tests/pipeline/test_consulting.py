@@ -276,7 +276,7 @@ def test_two_ranks_place_by_the_same_card_as_one(tmp_path: Path, library: Path, 
     folder = tmp_path / "ranks"
     folder.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(HERE / "cards_run.py"), str(folder)],
         env=environment, capture_output=True, text=True, check=False, timeout=300,

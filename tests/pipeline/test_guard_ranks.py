@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("torchrun")
 
 def _run(folder, reaction):
     folder.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = [str(HERE / "guard_ranks_run.py"), str(folder), reaction]
     done = subprocess.run(

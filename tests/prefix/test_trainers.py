@@ -183,7 +183,7 @@ def test_trl(changes: dict[str, Any], examples: int | None, bound: float, tmp_pa
 def test_two_ranks_each_with_a_cache_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     tests = Path(__file__).parents[1]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
     worker = [str(tests / "prefix" / "cached_ranks.py"), str(tmp_path)]
     done = subprocess.run([*command, *worker], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

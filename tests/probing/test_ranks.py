@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     script = tmp_path / "probe.py"
     script.write_text(SCRIPT)
     environment = {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         "PATH": "",
         "OMP_NUM_THREADS": "1",
         "HOME": str(tmp_path),

@@ -11,10 +11,8 @@ import click
 import pluggy
 
 from layercard.hookspecs import hookimpl
+from layercard.plugins import COMMANDS, shown_owner
 from layercard.registry import Registry
-
-OWN = "layercard.cli"
-"""The name under which layercard's own commands are registered."""
 
 
 class NamedCommand(click.Command):
@@ -25,14 +23,14 @@ class NamedCommand(click.Command):
 
 def command_registry(manager: pluggy.PluginManager) -> Registry[NamedCommand]:
     """Return the commands of all plugins; raise `PluginError` where two share a name."""
-    if not manager.has_plugin(OWN):
-        manager.register(sys.modules[__name__], name=OWN)
+    if not manager.has_plugin(COMMANDS):
+        manager.register(sys.modules[__name__], name=COMMANDS)
     registry: Registry[NamedCommand] = Registry("command")
     for implementation in manager.hook.register_commands.get_hookimpls():
         own = click.Group()  # a group of its own, for click lets a second command replace the first
         implementation.function(cli=own)
         for command in own.commands.values():
-            registry.add(command, implementation.plugin_name)  # type: ignore[arg-type]
+            registry.add(command, shown_owner(implementation.plugin_name))  # type: ignore[arg-type]
     return registry
 
 

@@ -41,11 +41,11 @@ def describe_plugins(manager: pluggy.PluginManager, commands: Registry[Any]) -> 
         "commands": commands,
     }
     versions = {id(plugin): distribution.version for plugin, distribution in manager.list_plugin_distinfo()}
-    rows = []
+    rows: dict[str, dict[str, Any]] = {}
     for name, plugin in manager.list_name_plugin():
-        row: dict[str, Any] = {"name": name, "version": versions.get(id(plugin), __version__)}
-        for kind, registry in supplied.items():
-            row[kind] = [item for item in registry if registry.owner(item) == name]
-        row["hooks"] = sorted(caller.name for caller in manager.get_hookcallers(plugin) or ())
-        rows.append(row)
-    return sorted(rows, key=lambda row: row["name"] != "layercard")
+        owner = registries.shown_owner(name)
+        row = rows.setdefault(owner, {"name": owner, "version": versions.get(id(plugin), __version__), "hooks": []})
+        row["hooks"] = sorted({*row["hooks"], *(caller.name for caller in manager.get_hookcallers(plugin) or ())})
+    for owner, row in rows.items():
+        row |= {kind: [item for item in found if found.owner(item) == owner] for kind, found in supplied.items()}
+    return sorted(rows.values(), key=lambda row: row["name"] != registries.BUILT_INS)
