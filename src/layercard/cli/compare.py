@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -16,7 +17,9 @@ MEANING = (
 )
 
 
-@click.command(context_settings=CONTEXT, epilog="Example: layercard compare out-last5 out-auto --format csv")
+@click.command(
+    cls=Command, context_settings=CONTEXT, epilog=examples("layercard compare out-last5 out-auto --format csv")
+)
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True,

@@ -135,7 +135,9 @@ def model_options(function: Function) -> Function:
         click.option(
             "--task",
             type=click.Choice(TASKS),
-            help="What the model is trained to do.  [default: as it was saved; a base encoder classifies rows with labels]",
+            metavar="TASK",
+            help=f"What the model is trained to do: {', '.join(f'`{task}`' for task in TASKS)}.  [default: as it was saved; a "
+            "base encoder classifies rows with labels]",
         ),
         click.option(
             "--target-modules", metavar="NAME,…", help="Modules that LoRA will adapt; every linear one by default."

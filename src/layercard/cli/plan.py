@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
     data_options,
@@ -34,7 +35,15 @@ AS_WRITTEN = "-"
 """What `--check` holds where no path follows: the file that `-o` names."""
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples(
+        "layercard plan Qwen/Qwen3-0.6B",
+        "layercard plan ./model --dataset data.jsonl --lora-layers high",
+        "layercard plan ./model --dataset data.jsonl -o placement.json --check",
+    ),
+)
 @model_options
 @data_options(required=False)
 @settings_options(SETTINGS)

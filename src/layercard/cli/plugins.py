@@ -11,13 +11,14 @@ from rich.table import Table
 from layercard import __version__
 from layercard import plugins as registries
 from layercard.cli.commands import command_registry
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 KINDS = ("scores", "strategies", "commands")
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard plugins", "layercard plugins --json"))
 @output_options
 def plugins(as_json: bool) -> None:
     """List plugins, with the scores, strategies and commands that each supplies."""

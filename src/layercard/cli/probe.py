@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from layercard import plugins
+from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
     PROBE_SETTINGS,
@@ -22,7 +23,14 @@ from layercard.cli.options import (
 from layercard.cli.output import Output
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples(
+        "layercard probe Qwen/Qwen3-0.6B --dataset data.jsonl",
+        "layercard probe ./model --dataset data.jsonl --score resnorm --score cka",
+    ),
+)
 @model_options
 @data_options(required=True)
 @click.option("--score", "scores", multiple=True, help="A score to compute; may be repeated.  [default: resnorm]")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from layercard.cli.help import Command, examples
+from layercard.cli.options import CONTEXT
+
 
 @click.command(
     "trl-sft",
@@ -25,7 +28,13 @@ def trl_sft(context: click.Context, arguments: tuple[str, ...]) -> None:
     context.exit(launch(arguments))
 
 
-@click.command("demo", short_help="Place layers in a small pre-trained model and see what it saves and costs.")
+@click.command(
+    "demo",
+    cls=Command,
+    context_settings=CONTEXT,
+    short_help="Place layers in a small pre-trained model and see what it saves and costs.",
+    epilog=examples("layercard demo --quick"),
+)
 @click.option("--quick", is_flag=True, help="Fewer examples and steps: under 3 minutes on 2 cores.")
 @click.option("--qlora", is_flag=True, help="4-bit NF4 base weights through bitsandbytes.")
 @click.option("--steps", type=click.IntRange(min=2), default=None, help="Optimizer steps of each run.")

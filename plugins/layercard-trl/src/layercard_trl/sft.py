@@ -7,6 +7,7 @@ construction and training wherever TRL's script puts it, and which no training c
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,24 @@ from layercard_trl.arguments import FLAG, LayerArguments
 if TYPE_CHECKING:
     from layercard.pipeline.session import PlacedRun
 
+EXAMPLE = """\
+example:
+  layercard trl-sft --model_name_or_path Qwen/Qwen3-0.6B --output_dir out \\
+      --dataset_name trl-lib/Capybara --use_peft --lora_layers auto
+"""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, as TRL's own help does, and the example as it is."""
+
 
 def make_parser(prog: str | None = None) -> Any:
     """Return a `TrlParser` that takes every argument of `trl sft` and the layer flags."""
     from trl import TrlParser
 
-    return TrlParser((*compat.sft_dataclasses(), LayerArguments), prog=prog)
+    return TrlParser(
+        (*compat.sft_dataclasses(), LayerArguments), prog=prog, epilog=EXAMPLE, formatter_class=_Help
+    )  # fmt: skip
 
 
 def parse(arguments: Sequence[str], *, prog: str | None = None) -> tuple[tuple[Any, ...], list[str], list[str]]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards add card.json"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--replace", is_flag=True, help="Replace cards of the same name in your own library.")
 @output_options

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
     DataSource,
@@ -59,7 +60,11 @@ def study_options(function: Any) -> Any:
     return function
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples("layercard cards build ./model --dataset train.jsonl --heldout heldout.jsonl"),
+)
 @model_options
 @click.option("--model-id", help="What the card calls the model.  [default: its Hub id, or its folder's name]")
 @click.option("--model-revision", help="The revision of the model, where its files do not say.")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layercard.cli.cards.words import UNKNOWN, number
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 WIDEST = 60
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards diff smollm2-135m-instruct/gsm8k card.json")
+)
 @click.argument("one")
 @click.argument("other")
 @output_options

@@ -9,11 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from layercard.cli.cards.words import LEGEND, UNKNOWN, kept, ratio, say_refused, summary
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 
-@click.command("list", context_settings=CONTEXT)
+@click.command(
+    "list",
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples("layercard cards list --model smollm2 --kind measured"),
+)
 @click.option("--model", help="Only cards whose model's id holds this text.")
 @click.option("--dataset", help="Only cards whose dataset's id holds this text.")
 @click.option("--kind", type=click.Choice(["measured", "published"]), help="Only cards of this provenance.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
     PROBE_SETTINGS,
@@ -24,7 +25,7 @@ from layercard.cli.output import Output
 ASKED = (*PROBE_SETTINGS, "prefer", "min_entry", "num_layers", "fraction", "cards", "community_cards", "min_spearman")
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards match ./model data.jsonl"))
 @model_options
 @click.argument("dataset", metavar="DATA")
 @reading_options

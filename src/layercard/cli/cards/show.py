@@ -9,6 +9,7 @@ import click
 
 from layercard.cli.cards.tables import SHOWN_SCORES, layers_table, others_table, outcomes_table, scores_of
 from layercard.cli.cards.words import LEGEND, summary
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from layercard.cards.card import LayerCard
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards show smollm2-135m-instruct/gsm8k")
+)
 @click.argument("card")
 @output_options
 def show(card: str, as_json: bool) -> None:

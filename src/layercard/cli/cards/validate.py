@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 from layercard.errors import EXIT_CHECK_FAILED
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards validate card.json ./cards"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @output_options
 def validate(paths: tuple[str, ...], as_json: bool) -> int:
