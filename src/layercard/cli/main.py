@@ -18,10 +18,7 @@ from layercard import __version__, plugins
 from layercard.cli.commands import command_registry
 from layercard.cli.help import PLUGINS, Group, examples, missing
 from layercard.cli.options import CONTEXT
-from layercard.errors import EXIT_FAILED, LayercardError
-
-EXIT_INTERRUPTED = 130
-"""128 and the number of SIGINT, as shells have it."""
+from layercard.errors import EXIT_FAILED, EXIT_INTERRUPTED, LayercardError
 
 
 def build_cli(manager: pluggy.PluginManager) -> click.Group:

@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from layercard import plugins
 from layercard.errors import LayercardError, SettingsError, nearest
+from layercard.pipeline.names import check_names
 from layercard.settings import PlacementSettings
 from layercard_trl import compat
 from layercard_trl.arguments import FLAG, LayerArguments
@@ -70,6 +72,8 @@ def check(values: Sequence[Any]) -> PlacementSettings | None:
         )
     if model.model_name_or_path is None:
         raise SettingsError("`--model_name_or_path` is missing. Give a local folder or a Hub id.")
+    if settings is not None:
+        check_names(settings, plugins.manager())
     return settings
 
 

@@ -1,0 +1,31 @@
+"""Checks the names in settings before a model is loaded: strategies, scores, a saved placement, a Layer Card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layercard import plugins
+from layercard.placement.choose import needed_score
+from layercard.placement.placement import LayerPlacement
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from layercard.settings import PlacementSettings
+
+
+def check_names(settings: PlacementSettings, manager: pluggy.PluginManager) -> None:
+    """Raise as the choice would, minutes earlier, where something is named that is not there.
+
+    `SettingsError` for a strategy, a score that no choice reads, or a score that no plugin registers; `PlacementError` for a
+    placement.json that cannot be read; `CardError` for a Layer Card that cannot be used.
+    """
+    score = needed_score(settings, plugins.strategies(manager))
+    if score is not None:
+        plugins.scorers(manager)[score]
+    if settings.placement_path is not None:
+        LayerPlacement.load(settings.placement_path)
+    if settings.consults_cards and settings.cards is not None:
+        from layercard.cards.library import Library
+
+        Library.open(manager=manager).named(settings.cards)
