@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from layercard import plugins
 from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
@@ -89,6 +90,8 @@ def build(
     on where it stopped when the same command is given again.
     """
     settings = _settings(values, quick)
+    for name in settings.scores or ():
+        plugins.scorers(plugins.manager())[name]
     model, source = model_source(values), data_source(values)
     data = _data(values, source)
     from layercard.cli.cards.building import make_card
