@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from layercard import plugins
+from layercard.cli.given import words_of
 from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
@@ -104,7 +104,7 @@ def build(
         {name: values[name] for name in ("model_id", "model_revision", "gguf")},
         output=output,
         work=work,
-        command=words_of(context),
+        command=words_of(context, but=LEFT_OUT),
         said=said,
         max_length_given=source.max_length is not None,
     )
@@ -149,26 +149,3 @@ def _data(values: dict[str, Any], source: DataSource) -> StudyData:
         config=source.config,
         columns=source.columns,
     )
-
-
-def words_of(context: click.Context) -> list[str]:
-    """Return the words that a command was given, but those that say nothing of what was measured."""
-    words = context.command_path.split()
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if not given or name in LEFT_OUT or name not in context.params:
-            continue
-        words += _words(parameter, context.params[name])
-    return words
-
-
-def _words(parameter: click.Parameter, value: Any) -> list[str]:
-    if isinstance(parameter, click.Argument):
-        return [str(value)]
-    flag = max(parameter.opts, key=len)
-    if isinstance(value, bool):
-        return [flag] if value else []
-    if parameter.multiple:
-        return [word for one in value for word in (flag, str(one))]
-    return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
