@@ -64,8 +64,8 @@ def say_plan_next(output: Output, placement: LayerPlacement, path: Path | None, 
 
 def training_lines(placement: LayerPlacement, path: Path | None, run: Training) -> Iterator[str]:
     """Yield the lines that train these layers, from the file `path` where they were written into one."""
-    beside = {"layers_path": run.layers_path, "other_stacks": run.other_stacks}
-    beside = {name: value for name, value in beside.items() if value is not None}
+    stacks = {"layers_path": run.layers_path, "other_stacks": run.other_stacks}
+    beside = {name: value for name, value in stacks.items() if value is not None}
     layers = list(placement.layers)
     if run.language:
         flags = [word for name, value in beside.items() for word in (f"--lora_layers_{name}", value)]

@@ -12,6 +12,7 @@ from layercard import __version__
 from layercard import plugins as registries
 from layercard.cli.commands import command_registry
 from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -30,6 +31,8 @@ def plugins(as_json: bool) -> None:
     for row in listed:
         table.add_row(row["name"], row["version"], *("\n".join(row[kind]) for kind in KINDS))
     output.console.print(table)
+    choose = "  layercard plan MODEL --dataset DATA --strategy NAME --score NAME"
+    say_next(output, "use a score or a strategy by its name.", choose)
     output.finish({"plugins": listed})
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import MATCH, say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -25,5 +26,6 @@ def add(paths: tuple[str, ...], replace: bool, as_json: bool) -> None:
     placed = add_cards(given, replace=replace)
     for card, target in zip(given, placed, strict=True):
         output.say(f"Added {card.key}: {target}")
+    say_next(output, "`auto` asks them from now on. See whether one speaks for your run.", f"  {MATCH}")
     rows = [{"key": card.key, "path": str(target)} for card, target in zip(given, placed, strict=True)]
     output.finish({"added": rows})

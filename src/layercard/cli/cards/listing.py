@@ -10,6 +10,7 @@ from rich.text import Text
 
 from layercard.cli.cards.words import LEGEND, UNKNOWN, kept, ratio, say_refused, summary
 from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import MATCH, say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -35,11 +36,17 @@ def list_cards(model: str | None, dataset: str | None, kind: str | None, as_json
         output.console.print(_table(listed))
     output.say(f"{len(listed)} of {len(library.cards)} cards. Your own: {default_user_dir()}")
     if listed:
-        output.say(f"best: the set of layers, not all, that did best in the card's main metric; {LEGEND}")
+        output.say(f"best: the set of layers, not all, that did best in the card's main metric.\n{LEGEND}")
         output.say(
-            "Published cards inform. Measured ones can match a run: those reproduced, or `community` if you let them in."
+            "Published cards inform. Measured ones can match a run: those reproduced, or `community` ones if let in."
         )
     refused = say_refused(output, library.rejected)
+    say_next(
+        output,
+        "see which of them speak for your run, or one of them whole.",
+        f"  {MATCH}",
+        "  layercard cards show CARD",
+    )
     output.finish({"cards": listed, "rejected": refused})
 
 
@@ -48,7 +55,7 @@ def _asked_for(row: dict[str, Any], wanted: dict[str, str | None]) -> bool:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("card", no_wrap=True)
     for heading in ("layers", "from", "best", "kept", "step"):
         table.add_column(heading, justify="right" if heading in {"layers", "kept", "step"} else "left", overflow="fold")

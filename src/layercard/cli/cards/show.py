@@ -10,6 +10,7 @@ import click
 from layercard.cli.cards.tables import SHOWN_SCORES, layers_table, others_table, outcomes_table, scores_of
 from layercard.cli.cards.words import LEGEND, summary
 from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import MATCH, say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -38,6 +39,7 @@ def show(card: str, as_json: bool) -> None:
         output.console.print(layers_table(found))
         if unshown := scores_of(found)[SHOWN_SCORES:]:
             output.say(f"Not shown, but in the file and in --json: {', '.join(unshown)}")
+    say_next(output, "ask whether it speaks for your run.", f"  {MATCH}")
     output.finish({"card": found.document, "summary": summary(found)})
 
 
