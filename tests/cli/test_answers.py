@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,16 @@ def test_json_stays_one_line_on_standard_output(run: Run, model: Path) -> None:
     ran = run("plan", model, "--no-time-costs", "--json")
     assert json.loads(ran.out)["placement"]["layers"] == [3, 5, 7]
     assert "Next: " in ran.err
+
+
+def test_standard_error_is_quiet_where_it_is_no_terminal(model: Path, data: Path) -> None:
+    """Lines at growing intervals say what lasts; nothing is drawn over, so that a log stays readable."""
+    command = [sys.executable, "-m", "layercard", "probe", str(model), "--dataset", str(data)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+    assert "it/s" not in done.stderr
 
 
 def test_statements_become_short_sentences() -> None:

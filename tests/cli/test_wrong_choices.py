@@ -96,3 +96,30 @@ def test_a_wrong_command_names_the_nearest(run: Run, name: str) -> None:
     ran = run(*name.split())
     assert ran.code == 2
     assert "Did you mean" in ran.words
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("probe", 2, "MODEL"),
+        ("probe model", 2, "--dataset"),
+        ("plan ./nowhere", 1, "./nowhere does not exist"),
+        ("report nowhere", 1, "nowhere"),
+        ("compare nowhere", 1, "nowhere"),
+        ("plugins --jsno", 2, "--json"),
+        ("cards list --kind mesured", 2, "'mesured' is not one of"),
+        ("cards show no/card", 1, "no Layer Card `no/card`"),
+        ("cards diff no/card no/other", 1, "no Layer Card `no/card`"),
+        ("cards add nowhere.json", 1, "nowhere.json"),
+        ("cards validate nowhere.json", 3, "nowhere.json: not valid"),
+        ("cards match ./nowhere data.jsonl", 1, "./nowhere does not exist"),
+        ("cards build ./nowhere --dataset data.jsonl", 1, "./nowhere does not exist"),
+        ("demo --steps 1", 2, "--steps"),
+    ],
+)
+def test_a_wrong_input_of_each_command_is_one_clear_error(run: Run, command: str, code: int, told: str) -> None:
+    ran = run(*command.split())
+    assert ran.code == code
+    assert told in ran.words
+    assert "Traceback" not in ran.err
+    assert "`layercard --debug" not in ran.err

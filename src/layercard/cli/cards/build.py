@@ -21,7 +21,7 @@ from layercard.cli.options import (
     output_options,
     target_modules,
 )
-from layercard.cli.output import Output
+from layercard.cli.output import Output, starting
 from layercard.study.settings import StudyData, StudySettings
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -94,7 +94,8 @@ def build(
         plugins.scorers(plugins.manager())[name]
     model, source = model_source(values), data_source(values)
     data = _data(values, source)
-    from layercard.cli.cards.building import make_card
+    with starting():
+        from layercard.cli.cards.building import make_card
 
     said = Output(as_json=as_json)
     card = make_card(
