@@ -14,6 +14,8 @@ from pathlib import Path
 PATH = Path(__file__).parents[1] / "docs" / "data-forms.md"
 WRITE = "LAYERCARD_WRITE_TABLES"
 WORKS = "works"
+BY_DEPTH = "by depth: "
+"""Before the reason why no score can be had where strategies by depth train."""
 PLACE = re.compile(r"^\S*, (line|row|item) \d+: ")
 COLUMNS = re.compile(r"^The dataset has the columns [^.]*\. ")
 
@@ -25,15 +27,26 @@ def reason(message: str) -> str:
 
 
 def section(name: str, corner: str, outcomes: Mapping[str, Mapping[str, str]]) -> str:
-    """Return a table of `outcomes`, row to column to `works` or the reason of a refusal; reasons are notes below it."""
+    """Return a table of `outcomes`, row to column to `works` or the reason of a refusal; reasons are notes below it.
+
+    A reason behind `BY_DEPTH` is why only strategies by depth work.
+    """
     columns = list(next(iter(outcomes.values())))
-    notes = list(dict.fromkeys(cell for row in outcomes.values() for cell in row.values() if cell != WORKS))
+    cells_of = [cell for row in outcomes.values() for cell in row.values()]
+    notes = list(dict.fromkeys(cell.removeprefix(BY_DEPTH) for cell in cells_of if cell != WORKS))
     lines = [f"| {corner} | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
     for label, row in outcomes.items():
-        cells = [WORKS if row[c] == WORKS else f"[{notes.index(row[c]) + 1}]" for c in columns]
+        cells = [_cell(row[c], notes) for c in columns]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     listed = [f"{i}. {note}." for i, note in enumerate(notes, start=1)]
     return "\n".join([f"## {name}", "", *lines, *(["", "Refused, because:", "", *listed] if listed else [])])
+
+
+def _cell(outcome: str, notes: list[str]) -> str:
+    if outcome == WORKS:
+        return WORKS
+    note = f"[{notes.index(outcome.removeprefix(BY_DEPTH)) + 1}]"
+    return f"by depth {note}" if outcome.startswith(BY_DEPTH) else note
 
 
 def check_section(name: str, text: str) -> None:

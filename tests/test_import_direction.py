@@ -35,6 +35,7 @@ ORDER = [
     ["pipeline.place", "pipeline.probe"],
     ["study", "testing"],
     ["cli"],
+    ["__main__"],
 ]
 """Rooms in the order in which work passes through them; those in one line do not know each other."""
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -44,6 +44,17 @@ def test_single_settings_win_over_the_mapping() -> None:
     assert PlacementSettings.from_user({"prefer": "speed", "min_entry": 2}, prefer="quality").prefer == "quality"
 
 
+@pytest.mark.parametrize("written", ["{strategy: high, fraction: 0.5}", ' {"strategy": "high", "fraction": 0.5}'])
+def test_a_shells_mapping_is_read_as_yaml(written: str) -> None:
+    assert PlacementSettings.from_user(written) == PlacementSettings.from_user({"strategy": "high", "fraction": 0.5})
+
+
+@pytest.mark.parametrize("written", ["{strategy: high", "{strategy:high}", "{strategy", "{1: 2}", "{{{"])
+def test_what_begins_like_a_mapping_and_is_none_is_refused(written: str) -> None:
+    with pytest.raises(SettingsError, match=r"begins like a mapping and is none.*in quotes"):
+        PlacementSettings.from_user(written)
+
+
 @pytest.mark.parametrize("written", ["auto", "uniform", [1, 2], {"strategy": "high", "fraction": 0.5}, "p.json"])
 def test_validating_twice_changes_nothing(written: Any) -> None:
     settings = PlacementSettings.from_user(written)

@@ -27,6 +27,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_CHECK_FAILED = 3
 EXIT_QUALITY = 4
+EXIT_INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells have it."""
 
 
 class LayercardError(Exception):

@@ -80,7 +80,14 @@ def test_match_shows_every_card_and_the_placement_that_follows(
     assert "user:bad.json" in document["notes"][0]
     assert LayerPlacement.load(path).to_dict() == document["placement"]
     words = run("cards", "match", model, data, *TARGETS).words
-    for part in ("tiny/numbers", "given depth", "1.000", "another model (org/other)", "at the least", "kept 96%"):
+    for part in (
+        "tiny/numbers",
+        "given depth",
+        "1.000",
+        "11 measured cards are of another model",
+        "at the least",
+        "kept 96%",
+    ):
         assert part in words
 
 
@@ -139,9 +146,12 @@ def test_plan_says_what_the_card_leads_one_to_expect(
     assert quality["share_kept"] == pytest.approx(0.96)
     assert document["placement"]["evidence"] == "measured card"
     assert document["probe"]["examples"] == 12
-    words = run(*asked).words
-    assert "kept 96% of all-layer LoRA's gain in heldout_loss" in words
-    assert "unproven" not in words
+    ran = run(*asked)
+    assert "kept 96% of all-layer LoRA's gain in heldout_loss" in ran.words
+    assert "quality is unproven" not in ran.words
+    rows = {line.split()[0]: line for line in ran.out.splitlines() if line.strip()}
+    assert rows["planned"].endswith("96% kept")
+    assert rows["last"].rstrip().endswith("unproven")
 
 
 def test_a_plan_for_every_layer_is_a_plan(run: Any, model: Path, data: Path, library: Path, resnorm: Array) -> None:

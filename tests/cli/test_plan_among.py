@@ -74,11 +74,11 @@ def test_what_holds_no_target_is_one_error(run: Run, hybrid: Path) -> None:
 
 def test_a_name_that_nothing_has_is_said(run: Run, hybrid: Path) -> None:
     done = run("plan", hybrid, "--target-modules", "q_proj,query", "--no-time-costs")
-    assert "No module is named `query`; PEFT passes over such names" in done.words
+    assert "No module is named `query`. PEFT passes over such names" in done.words
 
 
 def test_a_model_whose_layers_differ_is_timed_where_its_targets_are(run: Run, hybrid: Path) -> None:
-    assert "costs timed on 2 layers" in run("plan", hybrid, *ATTENTION).words
+    assert "Costs timed on 2 layers" in run("plan", hybrid, *ATTENTION).words
 
 
 @pytest.mark.parametrize("checkpointing", ["--gradient-checkpointing", "--no-gradient-checkpointing"])

@@ -49,3 +49,30 @@ def test_exit_codes_of_the_installed_command(arguments: list[str], code: int) ->
     done = run(*arguments)
     assert done.returncode == code
     assert done.stderr.splitlines()[-1].startswith("Error:")
+
+
+INTERRUPTED = """
+import signal, sys
+import click
+from layercard import hookspecs, plugins
+from layercard.cli.main import main
+
+class Slow:
+    @hookspecs.hookimpl
+    def register_commands(self, cli):
+        @cli.command("slow")
+        def slow():
+            signal.raise_signal(signal.SIGINT)  # what Ctrl-C sends
+
+manager = plugins.manager()
+manager.register(Slow(), "slow")
+plugins.manager = lambda: manager
+sys.exit(main(["slow"]))
+"""
+
+
+def test_an_interrupt_ends_with_130_and_one_line() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert done.stderr.split() == ["Error:", "interrupted"]

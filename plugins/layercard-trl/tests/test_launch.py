@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,11 @@ def test_help_lists_trl_and_layer_flags(capsys):
         (["--use_peft", "--lora_layers", "5"], "bare number 5"),
         (["--use_peft", "--lora_layers", "auto", "--lora_layers_fraction", "7"], "`fraction` is 7.0"),
         (["--use_peft", "--lora_layers_fraction", "0.5"], "without `--lora_layers`"),
+        (["--use_peft", "--lora_layers", "hgih"], "Did you mean `high`?"),
+        (["--use_peft", "--lora_layers", "high", "--lora_layers_score", "resnrom"], "Did you mean `resnorm`?"),
+        (["--use_peft", "--lora_layers", "last", "--lora_layers_score", "resnorm"], "reads no score"),
+        (["--use_peft", "--lora_layers", "{strategy:high}"], "begins like a mapping and is none"),
+        (["--use_peft", "--lora_layers", "{stratgy: high}"], "Did you mean `strategy`?"),
         (["--config", "missing.yaml"], "missing.yaml"),
         (["--use_peft", "--accelerate_config", "no-such"], "no-such"),
     ],
@@ -74,6 +80,42 @@ def test_wrong_flags_are_refused_before_anything_starts(flags, message, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith("Error: ")
     assert message in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lora_layers", "no/placement.json"], "no/placement.json does not exist"),
+        (["--lora_layers", "auto", "--lora_layers_cards", "no/card"], "no Layer Card `no/card`"),
+    ],
+)
+def test_a_file_that_is_not_there_is_refused_before_anything_starts(flags, message, capsys):
+    assert main(["trl-sft", *BASE, "--use_peft", *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_every_process_checks_its_flags_before_it_loads_a_model(tmp_path):
+    """As `accelerate launch -m layercard_trl.sft …` starts them; the model that is named does not exist either."""
+    flags = [*BASE, "--use_peft", "--lora_layers", "hgih"]
+    done = subprocess.run([sys.executable, "-m", "layercard_trl.sft", *flags], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("Error: `strategy` is 'hgih'")
+
+
+def test_an_interrupted_process_ends_the_command_with_130(tmp_path):
+    """The launched process gets SIGINT before it does anything, as from Ctrl-C."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, sys\n"
+        "if 'layercard_trl.sft' in sys.orig_argv:\n"
+        "    signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "layercard", "trl-sft", *BASE, "--use_peft", "--lora_layers", "auto"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
 
 
 def test_wrong_choice_is_wrong_usage(capsys):

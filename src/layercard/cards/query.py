@@ -17,6 +17,8 @@ from layercard.probing.statistics import Array
 SCORE = "resnorm"
 """The score whose ranks are compared, as in layer-card.txt, Algorithm 1."""
 ALL_LINEAR = "all-linear"
+ANOTHER_MODEL = "another model"
+"""How the reason begins why a card of another model says nothing of this one."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _paths(name: str, known: frozenset[str]) -> Iterator[str]:
 def _another_model(card: LayerCard, query: CardQuery) -> str:
     known = card.document["model"]
     if known["id"].rsplit("/", 1)[-1] != str(query.model["id"]).rsplit("/", 1)[-1]:
-        return f"another model ({known['id']})"
+        return f"{ANOTHER_MODEL} ({known['id']})"
     if card.num_layers != query.num_layers:
         return f"a model of this name with {card.num_layers} layers; this one has {query.num_layers}"
     return "a model of this name with other weights, dtype or quantization (fingerprints differ, and no revision says otherwise)"

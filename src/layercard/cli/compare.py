@@ -7,16 +7,20 @@ from pathlib import Path
 
 import click
 
+from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 MEANING = (
-    "Speedup and performance drop are against all-layer LoRA, in percent; a negative drop is a gain. "
+    "Speedup and performance drop are against all-layer LoRA, in percent; a negative drop is a gain.\n"
     "The ratio is speedup over drop: higher is better."
 )
 
 
-@click.command(context_settings=CONTEXT, epilog="Example: layercard compare out-last5 out-auto --format csv")
+@click.command(
+    cls=Command, context_settings=CONTEXT, epilog=examples("layercard compare out-last5 out-auto --format csv")
+)
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "json"]), default="markdown", show_default=True,
@@ -37,4 +41,5 @@ def compare(runs: tuple[Path, ...], form: str, as_json: bool) -> None:
         unproven = [row.name for row in rows if row.evidence == "unproven"]
         if unproven:
             output.say(f"Quality is unproven in {', '.join(unproven)}; `layercard report` says why.")
+        say_next(output, "see one of them whole.", "  layercard report RUN", "  layercard cards show CARD")
     output.finish({"runs": [asdict(row) for row in rows]})

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from layercard.anatomy.adaptable import layers_holding
 from layercard.cli.loading import load_config, load_model, load_tokenizer, settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
@@ -74,14 +75,16 @@ def examine(
     *,
     loaded: nn.Module | None = None,
 ) -> Examined:
-    """Return statistics and scores; unknown scores are refused before anything is loaded.
+    """Return statistics and scores; unknown scores, layers and modules are refused before anything is loaded.
 
     `loaded` is the model where it was loaded already.
     """
     scorers = extensions.scorers
     known = [scorers[name] for name in scores]
     model = settled(model, data, output.say)
-    examples = read_examples(model, data, settings, extensions, output, loaded)
+    bare = skeleton(model.name, model.purpose) if loaded is None else loaded
+    layers_holding(bare, locate_layers(bare, settings.layers_path, extensions), targets)
+    examples = read_examples(model, data, settings, extensions, output, bare)
     loaded = load_model(model, output.say) if loaded is None else loaded
     stack = locate_layers(loaded, settings.layers_path, extensions)
     facts = model_facts(loaded, stack)
@@ -103,16 +106,18 @@ def read_examples(
     settings: PlacementSettings,
     extensions: Extensions,
     output: Output,
-    loaded: nn.Module | None = None,
+    bare: nn.Module,
 ) -> ProbeData:
-    """Return the batches that a settled model is probed on; what a person should know of them is said."""
+    """Return the batches that a settled model is probed on; what a person should know of them is said.
+
+    `bare` is the model, with or without weights.
+    """
     purpose = model.purpose
     assert purpose is not None  # the model is settled
     task, labels = purpose.task, _labels(model.name, purpose, data, output)
     if data.columns == {} and (line := unread_labels(_first(data), task)):
         output.say(line)
     tokenizer = load_tokenizer(model.name, purpose, output.say)
-    bare = skeleton(model.name, purpose) if loaded is None else loaded
     examples = probe_data(
         data.name,
         tokenizer,

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ from torch import nn
 
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.tasks import PICTURED, Purpose, purpose_of
-from layercard.errors import ModelError
+from layercard.errors import ModelError, SettingsError, one_of
 from layercard.precision import fast_dtype, name_of, slow_on
 from layercard.progress import Progress
 from layercard.random_state import random_state
@@ -40,13 +41,29 @@ def load_config(name: str) -> Any:
 
 
 def settled(source: ModelSource, data: DataSource | None, say: Say) -> ModelSource:
-    """Return the source with what the model is to do, decided once by model, `--task` and dataset, and told."""
+    """Return the source with what the model is to do, decided once by model, `--task` and dataset, and told.
+
+    Raises `SettingsError` for a device that there is not.
+    """
     if source.purpose is not None:
         return source
+    _check_device(source.device)
     purpose = purpose_of(load_config(source.name), source.name, asked=source.task, data=data)
     for line in purpose.said:
         say(line)
     return replace(source, purpose=purpose)
+
+
+def _check_device(name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
+        there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise SettingsError(
+            f"`device` is {name!r}, which cannot be used here: {_first_line(error)} This machine has {one_of(there)}."
+        ) from None
 
 
 def skeleton(name: str, purpose: Purpose | None = None) -> transformers.PreTrainedModel:
@@ -75,7 +92,7 @@ def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
     if source.load_in_4bit:
         options |= {"quantization_config": _nf4(device), "device_map": {"": device}}
     try:
-        with random_state(0), Progress(f"loading {source.name}"):
+        with random_state(0), _one_bar(), Progress(f"loading {source.name}"):
             model, told = purpose.auto.from_pretrained(
                 _where(source.name), config=purpose.configured(config), output_loading_info=True, **options
             )
@@ -89,6 +106,18 @@ def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
         say(_new_weights(source.name, sorted(told["missing_keys"])))
     loaded: nn.Module = model if source.load_in_4bit else model.to(device)
     return loaded
+
+
+@contextmanager
+def _one_bar() -> Iterator[None]:
+    """Silence transformers' own bar, beside which `Progress` tells of the same work."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _dtype(source: ModelSource, config: Any, device: str) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 
 import click
 
+from layercard.errors import nearest, one_of
 from layercard.settings import PlacementSettings
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ TASKS = (
     "question-answering", "multiple-choice",
 )  # fmt: skip
 """Those of `layercard.data`, which is imported when a command runs."""
+PARTS = (
+    "prompt", "completion", "messages", "conversations", "tools", "chat_template_kwargs", "text", "text_pair", "label",
+    "tokens",
+)  # fmt: skip
+"""The parts that columns can play, as `layercard.data` has them."""
 PROBE_SETTINGS = ("layers_path", "random_seed", "probe_examples", "probe_batch_size", "probe_rank")
 
 
@@ -135,7 +141,9 @@ def model_options(function: Function) -> Function:
         click.option(
             "--task",
             type=click.Choice(TASKS),
-            help="What the model is trained to do.  [default: as it was saved; a base encoder classifies rows with labels]",
+            metavar="TASK",
+            help=f"What the model is trained to do: {', '.join(f'`{task}`' for task in TASKS)}.  [default: as it was saved; a "
+            "base encoder classifies rows with labels]",
         ),
         click.option(
             "--target-modules", metavar="NAME,…", help="Modules that LoRA will adapt; every linear one by default."
@@ -165,7 +173,7 @@ def reading_options(function: Function) -> Function:
             "column",
             multiple=True,
             metavar="PART=NAME",
-            help="Which column plays `prompt`, `completion`, `messages`, `tools`, `text`, `text_pair`, `label` or `tokens`.",
+            help=f"Which column plays which part: {one_of(PARTS)}.",
         ),
         click.option("--split", default="train", show_default=True, help="Of a dataset on the Hub."),
         click.option("--dataset-config", help="Of a dataset on the Hub that has several."),
@@ -197,6 +205,10 @@ def data_source(values: dict[str, Any]) -> DataSource:
         part, equals, name = text.partition("=")
         if not (part and equals and name):
             raise click.UsageError(f"`--column` is {text!r}. Write PART=NAME, such as `prompt=question`.")
+        if part not in PARTS:
+            raise click.UsageError(
+                f"`--column` names the part {part!r}.{nearest(part, PARTS)} Parts are {one_of(PARTS)}."
+            )
         columns[part] = name
     config, split, length = values["dataset_config"], values["split"], values["max_length"]
     return DataSource(values["dataset"], config, split, columns, length)

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from rich.console import Console
+
+from layercard.progress import Progress
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Tell that torch and transformers are being imported, where that lasts."""
+    with Progress("starting (importing torch and transformers)"):
+        yield
 
 
 class Output:

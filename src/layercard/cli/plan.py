@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
     data_options,
@@ -19,7 +20,7 @@ from layercard.cli.options import (
     settings_options,
     target_modules,
 )
-from layercard.cli.output import Output
+from layercard.cli.output import Output, starting
 from layercard.errors import EXIT_CHECK_FAILED
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
@@ -34,7 +35,15 @@ AS_WRITTEN = "-"
 """What `--check` holds where no path follows: the file that `-o` names."""
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples(
+        "layercard plan Qwen/Qwen3-0.6B",
+        "layercard plan ./model --dataset data.jsonl --lora-layers high",
+        "layercard plan ./model --dataset data.jsonl -o placement.json --check",
+    ),
+)
 @model_options
 @data_options(required=False)
 @settings_options(SETTINGS)
@@ -74,9 +83,13 @@ def plan(
     model, data, settings = model_source(values), data_source(values), settings_from(values)
     saved_path = _saved_path(path, check)
     saved = None if saved_path is None else LayerPlacement.load(saved_path)
-    from layercard.cli.planning import make_plan
+    with starting():
+        from layercard.cli.loading import settled
+        from layercard.cli.planning import make_plan
+    from layercard.cli.next_steps import Training, say_plan_next
 
     output = Output(as_json=as_json)
+    model = settled(model, data, output.say)
     run = {"checkpointing": checkpointing, "time_costs": time_costs}
     made = make_plan(model, data, settings, target_modules(values), output, **run)
     made.show(output)
@@ -85,6 +98,9 @@ def plan(
     if path is not None:
         made.placement.save(path)
         output.say(f"Wrote {path}.")
+    language = model.purpose is not None and model.purpose.task == "causal"
+    training = Training(settings.layers_path, settings.other_stacks, target_modules(values), language)
+    say_plan_next(output, made.placement, path, training)
     output.finish(made.document())
 
 
@@ -116,6 +132,10 @@ def _check(
 
     found, other = difference(saved, chosen), other_record(saved, chosen)
     output.say(f"{path} still holds." if found is None else f"{path} no longer holds: {found}.")
+    if found is not None:
+        output.say(
+            "Train with it all the same, or write the new choice: the same command with `-o`, without `--check`."
+        )
     for line in other:
         output.say(f"Since it was chosen, {line}.")
     if saved.made_for is None:

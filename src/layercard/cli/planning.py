@@ -14,10 +14,11 @@ from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
 from layercard.cli.examine import Examined
 from layercard.cli.loading import settled, skeleton
+from layercard.cli.next_steps import say_sentences
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.cli.recording import record_of_command
-from layercard.cli.strategy_table import StepConditions, StrategyCost, show_strategies, strategy_costs
+from layercard.cli.strategy_table import StepConditions, StrategyCost, quality_word, show_strategies, strategy_costs
 from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
 from layercard.cost.predict import StepPrediction, UnitCosts
@@ -72,16 +73,16 @@ class Plan:
         chosen = self.placement
         if self.examined is not None:
             show_layers(output.console, self.examined.scores, chosen.layers)
-        output.say(f"Adapt {describe(chosen.layers, chosen.num_layers)}: {chosen.reason}.")
-        for note in self.notes:
-            output.say(note)
+        output.say(f"Adapt {describe(chosen.layers, chosen.num_layers)}.")
+        say_sentences(output, [chosen.reason, *self.notes])
         if not chosen.is_all or self.expected.ratio < LESS:
             checkpointing = "with" if self.checkpointing else "without"
             output.say(
-                f"Predicted: a step is {as_fast(self.expected.speedup)} as with all-layer LoRA, "
-                f"{checkpointing} gradient checkpointing; {self.costs}."
+                f"Predicted: a step is {as_fast(self.expected.speedup)} as with all-layer LoRA, {checkpointing} "
+                "gradient checkpointing."
             )
-            show_strategies(output.console, self.strategies, chosen.num_layers)
+            say_sentences(output, [self.costs])
+            show_strategies(output.console, self.strategies, chosen.num_layers, quality_word(chosen))
             if "unproven" not in chosen.reason and chosen.expected is None:
                 output.say(f"Quality: {UNKNOWN_QUALITY}.")
         if hint := learning_rate_hint(chosen):
@@ -157,17 +158,17 @@ def _notes(
     """What a person should know of the modules outside the layers, and of names that nothing has."""
     missing = unmatched(bare, targets or ())
     if missing:
-        yield f"No module is named {one_of(missing)}; PEFT passes over such names without a word."
+        yield f"No module is named {one_of(missing)}; PEFT passes over such names without a word"
     towers = sorted({other.tower for other in other_stacks(bare, stack)})
     if placement.other_stacks == "shed":
-        yield f"Adapters of {one_of(towers)} are taken out (`other_stacks: keep` trains them); all-layer LoRA has them."
+        yield f"Adapters of {one_of(towers)} are taken out (`other_stacks: keep` trains them); all-layer LoRA has them"
     elif placement.other_stacks == "keep":
-        yield f"Adapters of {one_of(towers)} train as well (`other_stacks: shed` takes them out)."
+        yield f"Adapters of {one_of(towers)} train as well (`other_stacks: shed` takes them out)"
     if below and placement.entry > 0:
         more = f" and {len(below) - 1} more" if len(below) > 1 else ""
         yield (
-            f"Backpropagation will not end at layer {placement.entry}, the lowest one adapted: `{below[0]}`{more} will have "
-            "adapters, and runs, or may run, below it. Leave it out of `target_modules` where it need not be trained."
+            f"Backpropagation will not end at layer {placement.entry}, the lowest one adapted; `{below[0]}`{more} will have "
+            "adapters, and runs, or may run, below it; leave it out of `target_modules` where it need not be trained"
         )
 
 

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from layercard import __version__
 from layercard import plugins as registries
+from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 from layercard.registry import Registry
@@ -17,7 +19,7 @@ from layercard.registry import Registry
 KINDS = ("scores", "strategies", "commands")
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard plugins", "layercard plugins --json"))
 @output_options
 @click.pass_obj
 def plugins(state: dict[str, Any], as_json: bool) -> None:
@@ -30,6 +32,8 @@ def plugins(state: dict[str, Any], as_json: bool) -> None:
     for row in listed:
         table.add_row(row["name"], row["version"], *("\n".join(row[kind]) for kind in KINDS))
     output.console.print(table)
+    choose = "  layercard plan MODEL --dataset DATA --strategy NAME --score NAME"
+    say_next(output, "use a score or a strategy by its name.", choose)
     output.finish({"plugins": listed})
 
 

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(context_settings=CONTEXT, epilog="Example: layercard report out --compare out-all-layers -o report.html")
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples("layercard report out --compare out-all-layers -o report.html", "layercard report out --markdown"),
+)
 @click.argument("run", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "path", type=FILE, help="Write the page here.  [default: DIR/report.html]")
 @click.option(

@@ -105,12 +105,25 @@ def document(costs: list[StrategyCost]) -> list[dict[str, Any]]:
     return [asdict(cost) | {"layers": list(cost.layers)} for cost in costs]
 
 
-def show_strategies(console: Console, costs: list[StrategyCost], num_layers: int) -> None:
-    """Print a row a strategy."""
-    table = Table(title="Predicted step time over all-layer LoRA's", title_justify="left", box=None, pad_edge=False)
-    for heading in ("strategy", "layers", "step", "prefix cached"):
-        table.add_column(heading, justify="left" if heading in {"strategy", "layers"} else "right")
+UNPROVEN = "unproven"
+"""The quality of layers of which no Layer Card says what they reach."""
+
+
+def quality_word(placement: LayerPlacement) -> str:
+    """Return what Layer Cards lead one to expect of the placement: the share of all-layer LoRA's gain that is kept."""
+    share = (placement.expected or {}).get("share_kept")
+    return UNPROVEN if share is None else f"{share:.0%} kept"
+
+
+def show_strategies(console: Console, costs: list[StrategyCost], num_layers: int, quality: str) -> None:
+    """Print a row a strategy; `quality` is that of the planned layers, and of others that are the same."""
+    console.print("Predicted step time over all-layer LoRA's")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("strategy", "layers", "step", "prefix cached", "quality"):
+        table.add_column(heading, justify="right" if heading in {"step", "prefix cached"} else "left")
+    planned = costs[0].layers
     for cost in costs:
         layers = describe(cost.layers, num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
-        table.add_row(cost.strategy, layers, f"{cost.step_ratio:.2f}", f"{cost.cached_step_ratio:.2f}")
+        word = quality if cost.layers == planned else UNPROVEN
+        table.add_row(cost.strategy, layers, f"{cost.step_ratio:.2f}", f"{cost.cached_step_ratio:.2f}", word)
     console.print(table)

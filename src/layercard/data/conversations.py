@@ -90,7 +90,7 @@ def _refuse_pictures(message: dict[str, Any], index: int, column: str, place: st
         if kind in {"image", "image_url", "video", "audio"}:
             raise DataError(
                 f"{place}: message {index} of `{column}` holds a part of type {kind!r}; only text is read here. Leave such "
-                "rows out, or choose layers by depth (`--lora-layers last`)."
+                "rows out, or choose by depth: `layercard plan MODEL --lora-layers last`."
             )
 
 

@@ -73,7 +73,7 @@ def form_of(record: Record | dict[str, object], task: Task, columns: Mapping[str
     if task == "causal" and (images := [name for name in IMAGES if name in record]):
         raise DataError(
             f"The dataset has the column {one_of(images)}, so TRL trains on pictures; only text is read here. Leave the "
-            "column out for a probe of text alone, or choose layers by depth (`--lora-layers last`)."
+            "column out for a probe of text alone, or choose by depth: `layercard plan MODEL --lora-layers last`."
         )
     for form in FORMS[task]:
         found = {part: name for part in form if (name := _column(record, part, task, columns)) is not None}
@@ -95,8 +95,9 @@ def _refuse_unread(task: Task) -> None:
     if not FORMS[task]:
         named = "Question answering" if task == "question-answering" else "Multiple choice"
         raise DataError(
-            f"{named} is not read from a dataset here; {one_of(t for t in FORMS if FORMS[t])} are. Choose layers by depth "
-            "(`--lora-layers last`), or probe in Python with `layercard.place` on your trainer and its own batches."
+            f"{named} is not read from a dataset here; {one_of(t for t in FORMS if FORMS[t])} are. Score layers in Python: "
+            '`layercard.place(trainer, lora_layers="high")` reads your trainer\'s own batches. Or choose by depth, which reads '
+            "no rows: `layercard plan MODEL --lora-layers last`."
         )
 
 

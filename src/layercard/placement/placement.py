@@ -176,4 +176,4 @@ def learning_rate_hint(placement: LayerPlacement) -> str | None:
     if placement.layers == placement.every_layer:
         return None
     many = placement.many if placement.adaptable is None else f"{placement.many},"
-    return f"With {many} adapted, a higher learning rate or rank than for all-layer LoRA is often wanted."
+    return f"With {many} adapted, a higher learning rate or rank is often wanted than for all of them."

@@ -36,8 +36,8 @@ class PlacementSettings:
 
     lora_layers: str = _option(
         "auto",
-        "Which layers to adapt: `auto`, a strategy's name, layer indices separated by commas, or the path of a "
-        "saved placement.json.",
+        "Which layers to adapt: `auto`, a strategy's name, layer indices separated by commas, the path of a saved "
+        "placement.json, or a mapping of settings in quotes, such as `'{strategy: high, fraction: 0.5}'`.",
     )
     strategy: str | None = _option(
         None,
@@ -177,11 +177,27 @@ def _lora_layers_values(value: Any) -> dict[str, Any]:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return {"lora_layers": "indices", "indices": list(value)}
     if isinstance(value, str):
-        return {"lora_layers": value}
+        return _written_mapping(value) if value.lstrip().startswith("{") else {"lora_layers": value}
     raise SettingsError(
         f"`lora_layers` is a {type(value).__name__}. It takes `auto`, a strategy's name, a list of layer indices, the "
         "path of a placement.json, or a mapping of settings."
     )
+
+
+def _written_mapping(text: str) -> dict[str, Any]:
+    """Read the mapping that a shell's flag holds, as YAML would."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found) or None in found.values():
+        raise SettingsError(
+            f"`lora_layers` is {text!r}, which begins like a mapping and is none. Write it in quotes, with a space behind "
+            "each colon: `'{strategy: high, fraction: 0.5}'`."
+        )
+    return {"lora_layers": "auto", **found}
 
 
 def _spelled_out(settings: PlacementSettings) -> PlacementSettings:

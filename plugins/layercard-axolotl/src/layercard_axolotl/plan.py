@@ -15,6 +15,7 @@ from axolotl.integrations.base import BasePlugin, PluginManager
 
 from layercard import __version__, plugins
 from layercard.anatomy.layers import describe
+from layercard.cli.next_steps import say_command, say_next, say_sentences
 from layercard.cost.predict import predict_step
 from layercard.errors import SettingsError
 from layercard.files import write_text
@@ -54,19 +55,29 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
         adaptable=placement.adaptable,
     )
     reason = f"layercard {__version__} chose {describe(placement.layers, placement.num_layers)}: {placement.reason}"
-    say.say(f"Adapt {describe(placement.layers, placement.num_layers)}: {placement.reason}.")
+    say.say(f"Adapt {describe(placement.layers, placement.num_layers)}.")
+    say_sentences(say, [placement.reason])
     say.say(
-        f"Predicted step time with Axolotl alone: {predicted.ratio:.2f} of all-layer LoRA's. It does not end backpropagation at "
-        f"the lowest adapted layer; `{KEY}: {list(placement.layers)}` does, where the run is not sharded."
+        f"Predicted step time with Axolotl alone: {predicted.ratio:.2f} of all-layer LoRA's; quality: {_quality(placement)}."
     )
+    say.say("Axolotl alone does not end backpropagation at the lowest adapted layer.")
+    say.say(f"`{KEY}: {list(placement.layers)}` does, where the run is not sharded.")
     text = file.with_keys(keys, reason)
     if output is None:
         say.say(text)
+        say_next(say, "write it with `-o FILE`, and train it.", "  axolotl train FILE")
     else:
         write_text(output, text)
         say.say(f"Wrote {output}.")
+        say_command(say, "train it.", "axolotl", "train", str(output))
     expected = {"step_speedup": predicted.speedup, "step_ratio": predicted.ratio, "gradient_entry": False}
     return {"placement": placement.to_dict(), "expected": expected, "config": None if output is None else str(output)}
+
+
+def _quality(placement: LayerPlacement) -> str:
+    """Return what Layer Cards lead one to expect, or that nothing does."""
+    share = (placement.expected or {}).get("share_kept")
+    return "unproven" if share is None else f"{share:.0%} of its gain kept"
 
 
 def _choose(values: Mapping[str, Any], settings: PlacementSettings) -> tuple[LayerPlacement, Mapping[str, Any]]:

@@ -52,7 +52,11 @@ def _generated() -> Any:
     return make_dataclass(
         "LayerArguments",
         [_flag(setting, kinds[setting.name]) for setting in fields(PlacementSettings)],
-        namespace={"__doc__": "The placement settings as TRL flags.", "to_settings": _to_settings},
+        namespace={
+            "__doc__": "The placement settings as TRL flags.",
+            "_argument_group_name": "which layers are adapted (layercard)",  # HfArgumentParser's heading in --help
+            "to_settings": _to_settings,
+        },
     )
 
 

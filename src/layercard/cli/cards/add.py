@@ -7,11 +7,13 @@ from pathlib import Path
 import click
 
 from layercard import plugins
+from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import MATCH, say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards add card.json"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--replace", is_flag=True, help="Replace cards of the same name in your own library.")
 @output_options
@@ -25,5 +27,6 @@ def add(paths: tuple[str, ...], replace: bool, as_json: bool) -> None:
     placed = add_cards(given, plugins.card_folders(), replace=replace)
     for card, target in zip(given, placed, strict=True):
         output.say(f"Added {card.key}: {target}")
+    say_next(output, "`auto` asks them from now on. See whether one speaks for your run.", f"  {MATCH}")
     rows = [{"key": card.key, "path": str(target)} for card, target in zip(given, placed, strict=True)]
     output.finish({"added": rows})

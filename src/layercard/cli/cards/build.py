@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from layercard import plugins
+from layercard.cli.given import words_of
+from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
     DataSource,
@@ -19,7 +21,7 @@ from layercard.cli.options import (
     output_options,
     target_modules,
 )
-from layercard.cli.output import Output
+from layercard.cli.output import Output, starting
 from layercard.study.settings import StudyData, StudySettings
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -59,7 +61,11 @@ def study_options(function: Any) -> Any:
     return function
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples("layercard cards build ./model --dataset train.jsonl --heldout heldout.jsonl"),
+)
 @model_options
 @click.option("--model-id", help="What the card calls the model.  [default: its Hub id, or its folder's name]")
 @click.option("--model-revision", help="The revision of the model, where its files do not say.")
@@ -84,9 +90,12 @@ def build(
     on where it stopped when the same command is given again.
     """
     settings = _settings(values, quick)
+    for name in settings.scores or ():
+        plugins.scorers(plugins.manager())[name]
     model, source = model_source(values), data_source(values)
     data = _data(values, source)
-    from layercard.cli.cards.building import make_card
+    with starting():
+        from layercard.cli.cards.building import make_card
 
     said = Output(as_json=as_json)
     card = make_card(
@@ -96,7 +105,7 @@ def build(
         {name: values[name] for name in ("model_id", "model_revision", "gguf")},
         output=output,
         work=work,
-        command=words_of(context),
+        command=words_of(context, but=LEFT_OUT),
         said=said,
         max_length_given=source.max_length is not None,
     )
@@ -141,26 +150,3 @@ def _data(values: dict[str, Any], source: DataSource) -> StudyData:
         config=source.config,
         columns=source.columns,
     )
-
-
-def words_of(context: click.Context) -> list[str]:
-    """Return the words that a command was given, but those that say nothing of what was measured."""
-    words = context.command_path.split()
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if not given or name in LEFT_OUT or name not in context.params:
-            continue
-        words += _words(parameter, context.params[name])
-    return words
-
-
-def _words(parameter: click.Parameter, value: Any) -> list[str]:
-    if isinstance(parameter, click.Argument):
-        return [str(value)]
-    flag = max(parameter.opts, key=len)
-    if isinstance(value, bool):
-        return [flag] if value else []
-    if parameter.multiple:
-        return [word for one in value for word in (flag, str(one))]
-    return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]

@@ -12,6 +12,7 @@ from layercard.cards.card import LayerCard
 from layercard.cards.fingerprint import model_fingerprint
 from layercard.cards.library import save_card
 from layercard.cli.loading import load_config, load_model, load_tokenizer, settled, skeleton
+from layercard.cli.next_steps import say_command
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.cli.positions import longest_input
@@ -66,7 +67,20 @@ def make_card(
     document = build_card(model, data, settings, work=parts, extensions=extensions, command=command, say=said.say)
     save_card(LayerCard(document, str(path)), path)
     said.say(f"Wrote {path}.")
+    _say_next(said, LayerCard(document, str(path)), path)
     return document
+
+
+def _say_next(said: Output, card: LayerCard, path: Path) -> None:
+    """Say what the card is good for, which its status decides."""
+    if card.document.get("quick"):
+        said.say("A quick card only shows that it can be built; `auto` never asks it.")
+        say_command(said, "see it.", "layercard", "cards", "show", str(path))
+        return
+    if card.status != "reproduced":
+        said.say("It was measured once: `auto` asks it with `--community-cards`, and without once it is reproduced.")
+    say_command(said, "see what each set of layers kept and cost.", "layercard", "cards", "show", str(path))
+    say_command(said, "let `auto` ask it.", "layercard", "cards", "add", str(path))
 
 
 def _labels(source: ModelSource, data: StudyData) -> Labels | None:

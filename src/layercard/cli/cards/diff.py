@@ -12,6 +12,8 @@ from rich.text import Text
 
 from layercard import plugins
 from layercard.cli.cards.words import UNKNOWN, number
+from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 WIDEST = 60
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards diff smollm2-135m-instruct/gsm8k card.json")
+)
 @click.argument("one")
 @click.argument("other")
 @output_options
@@ -42,6 +46,9 @@ def diff(one: str, other: str, as_json: bool) -> None:
         output.say(f"Entries that differ: layers {', '.join(map(str, found.changed_layers))}")
     for score, correlation in found.spearman.items():
         output.say(f"Spearman correlation of the layers by {score}: {correlation:.3f}")
+    if found.spearman:
+        output.say("Cards of one model that rank layers alike (0.9 or more by resnorm) can speak for the same runs.")
+    say_next(output, "see one of them whole.", "  layercard cards show CARD")
     output.finish(
         {
             "same": found.same,
@@ -54,8 +61,9 @@ def diff(one: str, other: str, as_json: bool) -> None:
 
 
 def _table(title: str, rows: Iterable[Difference], one: str, other: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("field", one, other):
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("field", no_wrap=True)
+    for heading in (one, other):
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, (row.where, _shown(row.one), _shown(row.other))))

@@ -11,10 +11,15 @@ from layercard.cli.cards.listing import list_cards
 from layercard.cli.cards.match import match
 from layercard.cli.cards.show import show
 from layercard.cli.cards.validate import validate
+from layercard.cli.help import Group, examples
 from layercard.cli.options import CONTEXT
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(
+    cls=Group,
+    context_settings=CONTEXT,
+    epilog=examples("layercard cards list", "layercard cards match ./model data.jsonl"),
+)
 def cards() -> None:
     """List, show, check and compare Layer Cards: what layers were worth, by model and dataset."""
 

@@ -10,11 +10,18 @@ from rich.text import Text
 
 from layercard import plugins
 from layercard.cli.cards.words import LEGEND, UNKNOWN, kept, ratio, say_refused, summary
+from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import MATCH, say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
 
-@click.command("list", context_settings=CONTEXT)
+@click.command(
+    "list",
+    cls=Command,
+    context_settings=CONTEXT,
+    epilog=examples("layercard cards list --model smollm2 --kind measured"),
+)
 @click.option("--model", help="Only cards whose model's id holds this text.")
 @click.option("--dataset", help="Only cards whose dataset's id holds this text.")
 @click.option("--kind", type=click.Choice(["measured", "published"]), help="Only cards of this provenance.")
@@ -30,11 +37,17 @@ def list_cards(model: str | None, dataset: str | None, kind: str | None, as_json
         output.console.print(_table(listed))
     output.say(f"{len(listed)} of {len(library.cards)} cards. Your own: {default_user_dir()}")
     if listed:
-        output.say(f"best: the set of layers, not all, that did best in the card's main metric; {LEGEND}")
+        output.say(f"best: the set of layers, not all, that did best in the card's main metric.\n{LEGEND}")
         output.say(
-            "Published cards inform. Measured ones can match a run: those reproduced, or `community` if you let them in."
+            "Published cards inform. Measured ones can match a run: those reproduced, or `community` ones if let in."
         )
     refused = say_refused(output, library.rejected)
+    say_next(
+        output,
+        "see which of them speak for your run, or one of them whole.",
+        f"  {MATCH}",
+        "  layercard cards show CARD",
+    )
     output.finish({"cards": listed, "rejected": refused})
 
 
@@ -43,7 +56,7 @@ def _asked_for(row: dict[str, Any], wanted: dict[str, str | None]) -> bool:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("card", no_wrap=True)
     for heading in ("layers", "from", "best", "kept", "step"):
         table.add_column(heading, justify="right" if heading in {"layers", "kept", "step"} else "left", overflow="fold")

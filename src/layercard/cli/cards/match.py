@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from layercard.cli.help import Command, examples
 from layercard.cli.options import (
     CONTEXT,
     PROBE_SETTINGS,
@@ -19,12 +20,12 @@ from layercard.cli.options import (
     settings_options,
     target_modules,
 )
-from layercard.cli.output import Output
+from layercard.cli.output import Output, starting
 
 ASKED = (*PROBE_SETTINGS, "prefer", "min_entry", "num_layers", "fraction", "cards", "community_cards", "min_spearman")
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards match ./model data.jsonl"))
 @model_options
 @click.argument("dataset", metavar="DATA")
 @reading_options
@@ -40,12 +41,18 @@ def match(path: Path | None, as_json: bool, **values: Any) -> None:
     given depth. Trains nothing.
     """
     model, data, settings = model_source(values), data_source(values), settings_from(values)
-    from layercard.cli.cards.matching import find_matches
+    with starting():
+        from layercard.cli.cards.matching import find_matches
+        from layercard.cli.loading import settled
+    from layercard.cli.next_steps import Training, say_plan_next
 
     output = Output(as_json=as_json)
+    model = settled(model, data, output.say)
     found = find_matches(model, data, settings, target_modules(values), output)
     found.show(output)
     if path is not None:
         found.placement.save(path)
         output.say(f"Wrote {path}.")
+    language = model.purpose is not None and model.purpose.task == "causal"
+    say_plan_next(output, found.placement, path, Training(settings.layers_path, None, target_modules(values), language))
     output.finish(found.document())

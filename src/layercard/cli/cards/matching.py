@@ -13,10 +13,12 @@ from layercard import plugins
 from layercard.anatomy.adaptable import layers_holding
 from layercard.anatomy.layers import describe
 from layercard.cards.options import Option
+from layercard.cards.query import ANOTHER_MODEL
 from layercard.cards.transfer import CardChoice, CardMatch
 from layercard.cli.cards.words import UNKNOWN, ratio
 from layercard.cli.choosing import Answer, Asked, ask_cards
 from layercard.cli.loading import settled, skeleton
+from layercard.cli.next_steps import say_sentences
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.pipeline.before.consulting import placement_from, without_cards
@@ -24,6 +26,9 @@ from layercard.pipeline.before.looking import locate_layers
 from layercard.placement.choose import DEFAULT_SCORE, check_depth, only_some
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
+
+FEW = 3
+"""As many models are named."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,19 @@ class Matches:
         for note in self.answer.consultation.shelf.notes:
             output.say(note)
         measured = [match for match in self.choice.matches if match.card.is_measured]
-        if measured:
-            output.console.print(_matches_table(measured))
+        foreign = [match for match in measured if (match.why_not or "").startswith(ANOTHER_MODEL)]
+        if near := [match for match in measured if match not in foreign]:
+            output.console.print(_matches_table(near))
+        if foreign:
+            output.say(_foreign(foreign))
         if published := len(self.choice.matches) - len(measured):
             output.say(f"Published cards ({published}) hold no ranks of layers to compare, so they cannot match.")
         for sentence in self.choice.measured_otherwise:
             output.say(sentence)
         if self.choice.options:
             output.console.print(_options_table(self.choice))
-        layers = describe(self.placement.layers, self.placement.num_layers)
-        output.say(f"`auto` adapts {layers}: {self.placement.reason}.")
+        output.say(f"`auto` adapts {describe(self.placement.layers, self.placement.num_layers)}.")
+        say_sentences(output, [self.placement.reason])
 
 
 def find_matches(
@@ -79,6 +87,13 @@ def find_matches(
     choice = answer.consultation.ask(None if answer.examined is None else answer.examined.scores[DEFAULT_SCORE])
     placement = placement_from(choice, len(stack), settings) or without_cards(asked.choose(None), choice.reason)
     return Matches(choice, placement, answer)
+
+
+def _foreign(matches: Sequence[CardMatch]) -> str:
+    models = list(dict.fromkeys(match.card.document["model"]["id"] for match in matches))
+    more = f" and {len(models) - FEW} more" if len(models) > FEW else ""
+    many = "1 measured card is" if len(matches) == 1 else f"{len(matches)} measured cards are"
+    return f"{many} of {ANOTHER_MODEL} ({', '.join(models[:FEW])}{more})."
 
 
 def _row(option: Option) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import click
 from layercard import plugins
 from layercard.cli.cards.tables import SHOWN_SCORES, layers_table, others_table, outcomes_table, scores_of
 from layercard.cli.cards.words import LEGEND, summary
+from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import MATCH, say_next
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from layercard.cards.card import LayerCard
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(
+    cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards show smollm2-135m-instruct/gsm8k")
+)
 @click.argument("card")
 @output_options
 def show(card: str, as_json: bool) -> None:
@@ -36,6 +40,7 @@ def show(card: str, as_json: bool) -> None:
         output.console.print(layers_table(found))
         if unshown := scores_of(found)[SHOWN_SCORES:]:
             output.say(f"Not shown, but in the file and in --json: {', '.join(unshown)}")
+    say_next(output, "ask whether it speaks for your run.", f"  {MATCH}")
     output.finish({"card": found.document, "summary": summary(found)})
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from layercard.cli.help import Command, examples
+from layercard.cli.next_steps import say_command
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 from layercard.errors import EXIT_CHECK_FAILED
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards validate card.json ./cards"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @output_options
 def validate(paths: tuple[str, ...], as_json: bool) -> int:
@@ -25,6 +27,10 @@ def validate(paths: tuple[str, ...], as_json: bool) -> int:
             output.say(f"  {problem}")
     valid = sum(not row["problems"] for row in checked)
     output.say(f"{valid} of {len(checked)} valid.")
+    if valid < len(checked):
+        output.say("Cards with problems are never asked. Mend what is named, and check again.")
+    elif given := [path for path in paths if not Path(path).is_dir()]:
+        say_command(output, "put them into your own library.", "layercard", "cards", "add", *given)
     output.finish({"files": checked, "valid": valid == len(checked)})
     return 0 if valid == len(checked) else EXIT_CHECK_FAILED
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = "–"
 LEGEND = (
-    "kept: of all-layer LoRA's gain over the untuned model, with * of its metric itself; step, memory: over all-layer "
-    "LoRA's."
+    "kept: share of all-layer LoRA's gain over the untuned model; with *, share of its metric.\n"
+    "step, memory: over all-layer LoRA's."
 )
 
 

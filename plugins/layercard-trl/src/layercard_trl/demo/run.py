@@ -140,7 +140,9 @@ def _show(console: Console, recipe: Recipe, runs: dict[str, TrainedRun], folder:
     console.print(comparison_table(runs, steps=recipe.steps))
     console.print(
         "Steps, batches and first adapter values are the same in every run. Speedup is of a training step against "
-        "all-layer LoRA, measured inside the run, steps of both in turn; `observed` compares whole runs. Fewer layers are "
-        "faster and learn less in as many steps: read both columns."
+        "all-layer LoRA, measured inside the run. Steps of both took turns; `observed` compares whole runs. Fewer layers "
+        "are faster and learn less in as many steps: read both columns."
     )
-    console.print(f"Adapters, placement.json and report.json are in {folder}/.")
+    console.print(f"Adapters, placement.json and report.html are in {folder}/.")
+    console.print("Next: choose layers for a model and data of your own.")
+    console.print("  layercard plan MODEL --dataset DATA")
