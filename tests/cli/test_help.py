@@ -86,8 +86,7 @@ def test_a_plugins_option_is_listed_too() -> None:
         def extend_command(self, command: click.Command) -> None:
             command.params.append(click.Option(["--strange"], help="A plugin's."))
 
-    manager = plugins.manager()
-    manager.register(Adds())
+    manager = plugins.build_manager([("adds", Adds())])
     probe = build_cli(manager).commands["probe"]
     text = probe.get_help(click.Context(probe))
     assert "Other options:\n  --strange TEXT" in text
