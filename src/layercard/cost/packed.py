@@ -21,7 +21,9 @@ def with_storage(model: nn.Module, dtype: torch.dtype, adapter_dtype: torch.dtyp
 
     Made on the CPU, by whatever mode is in force: so a model of the meta device becomes one that runs without values.
     """
-    made: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # by id of the old one, which is kept: tied weights stay tied
+    made: dict[
+        int, tuple[nn.Parameter, nn.Parameter]
+    ] = {}  # by id of the old one, which is kept: tied weights stay tied
     for path, module in model.named_modules():
         wanted = adapter_dtype if adapter_dtype is not None and ".lora_" in path else dtype
         for name, old in module._parameters.items():
@@ -61,7 +63,9 @@ class PackedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what has the size of the product."""
-        output: Tensor = _PackedProduct.apply(input, self.weight, self.in_features, self.out_features, self.bits, self.dtype)
+        output: Tensor = _PackedProduct.apply(
+            input, self.weight, self.in_features, self.out_features, self.bits, self.dtype
+        )
         return output if self.bias is None else output + self.bias
 
 
@@ -78,7 +82,9 @@ class _PackedProduct(torch.autograd.Function):
     """Unpacks for the product, and once more for its backward; 8-bit products save their input, 4-bit ones nothing."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, features: int, width: int, bits: int, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, features: int, width: int, bits: int, dtype: torch.dtype
+    ) -> Tensor:
         ctx.sizes = (features, width, bits, dtype)
         ctx.save_for_backward(weight, *([x] if bits == 8 else []))
         x = x.to(dtype)
