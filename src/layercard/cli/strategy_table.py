@@ -106,12 +106,16 @@ def document(costs: list[StrategyCost]) -> list[dict[str, Any]]:
     return [asdict(cost) | {"layers": list(cost.layers)} for cost in costs]
 
 
-def show_strategies(console: Console, costs: list[StrategyCost], num_layers: int) -> None:
-    """Print a row a strategy."""
-    table = Table(title="Predicted step time over all-layer LoRA's", title_justify="left", box=None, pad_edge=False)
-    for heading in ("strategy", "layers", "step", "prefix cached"):
+def show_strategies(
+    console: Console, costs: list[StrategyCost], num_layers: int, memory: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Print a row a strategy; `memory` has further columns: by heading, what stands there by strategy."""
+    title = "Predicted step time over all-layer LoRA's" + (", and peak memory" if memory else "")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("strategy", "layers", "step", "prefix cached", *memory):
         table.add_column(heading, justify="left" if heading in {"strategy", "layers"} else "right")
     for cost in costs:
         layers = describe(cost.layers, num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
-        table.add_row(cost.strategy, layers, f"{cost.step_ratio:.2f}", f"{cost.cached_step_ratio:.2f}")
+        further = [cells[cost.strategy] for cells in memory.values()]
+        table.add_row(cost.strategy, layers, f"{cost.step_ratio:.2f}", f"{cost.cached_step_ratio:.2f}", *further)
     console.print(table)
