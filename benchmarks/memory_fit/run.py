@@ -11,12 +11,11 @@ TRL run, each timed against all-layer LoRA in alternation.
 from __future__ import annotations
 
 import copy
-import random
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,20 +27,16 @@ from peft import LoraConfig, get_peft_model
 from layercard.anatomy.gradient_entry import GradientEntry
 from layercard.anatomy.layers import find_layers
 from layercard.anatomy.narrow import narrow
-from layercard.cli.costs import plan_costs
 from layercard.cost.memory import peak_bytes
 from layercard.cost.peak import ModelBytes, Training, predict_peak
-from layercard.cost.predict import UnitCosts, predict_step
-from layercard.cost.timing import Variant, alternate
 from layercard.cost.traced import RunShape, trace_bytes
-from layercard.cost.unit_costs import measure_unit_costs
 from layercard.cost.untouched import clear_gradients
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from common import LLAMA_TARGETS, arguments, llama, report, token_batches
-
-from tiny import tiny_tokenizer
+from steps import steps
+from training import bare, in_trl
 
 CPU = torch.device("cpu")
 SHAPES = [(8, 192, 400), (12, 288, 4000), (6, 384, 32000)]
@@ -56,7 +51,6 @@ TRL_RUNS: list[dict[str, Any]] = [
     {"checkpointing": True, "nf4": True, "width": 128},
     {"checkpointing": False, "vocab": 8000, "rows": 4},
 ]
-PLACEMENTS, DEPTH = 20, 24
 
 
 def placements(depth: int) -> dict[str, tuple[int, ...]]:
@@ -94,16 +88,10 @@ def plain(quick: bool) -> Iterator[dict[str, Any]]:
             if padded:
                 batch["attention_mask"][0, width // 2 :] = 0
             read = {name: values for name, values in batch.items() if padded or name != "attention_mask"}
-            counted = trace_bytes(*_bare(model), read, RunShape(dtype=dtype, tiled_head=False))
+            counted = trace_bytes(*bare(model), read, RunShape(dtype=dtype, tiled_head=False))
             case = {"shape": f"{depth} x {hidden}, vocabulary {vocab}", "dtype": str(dtype).removeprefix("torch.")}
             case |= {"batch": f"{rows} x {width}", "padded": padded}
             yield from _plain_rows(model, batch, counted, case)
-
-
-def _bare(model: Any) -> tuple[Any, Any]:
-    with torch.device("meta"):
-        bare = type(model)(copy.deepcopy(model.config))
-    return bare, find_layers(bare)
 
 
 def _plain_rows(model: Any, batch: Any, counted: ModelBytes, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -126,41 +114,6 @@ def _plain_peak(model: Any, batch: Any, layers: Sequence[int], *, checkpointing:
         return peak_bytes(lambda: adapted(**batch).loss.backward(), adapted, CPU)
 
 
-class InTraining(hf.TrainerCallback):
-    """Runs `work(host)` where training begins, then stops the training."""
-
-    def __init__(self, host: Any, work: Callable[[Any], None]) -> None:
-        self.host, self.work = host, work
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Work on the prepared model."""
-        with self.host.preserved():
-            self.work(self.host)
-        control.should_training_stop = True
-
-
-def in_trl(model: Any, work: Callable[[Any], None], *, rows: int, width: int, checkpointing: bool, bf16: bool) -> None:
-    """Run `work` inside `SFTTrainer.train()` on full rows of random tokens, all layers adapted."""
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    from layercard_trl.host import SFTHost
-
-    generator = torch.Generator().manual_seed(0)
-    data = [{"input_ids": torch.randint(5, 399, (width,), generator=generator).tolist()} for _ in range(64)]
-    with tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(
-            folder, use_cpu=True, bf16=bf16, max_steps=1000, per_device_train_batch_size=rows, report_to=[],
-            activation_checkpointing=checkpointing, max_length=width, save_strategy="no", disable_tqdm=True,
-        )  # fmt: skip
-        lora = LoraConfig(r=16, target_modules=LLAMA_TARGETS, task_type="CAUSAL_LM")
-        trainer = SFTTrainer(
-            model, config, train_dataset=Dataset.from_list(data), processing_class=tiny_tokenizer(), peft_config=lora
-        )
-        trainer.add_callback(InTraining(SFTHost(trainer), work))
-        trainer.train()
-
-
 def trl(quick: bool) -> Iterator[dict[str, Any]]:
     """Yield steps of TRL's trainer, whose head never holds all logits."""
     for run in TRL_RUNS[:1] if quick else TRL_RUNS:
@@ -172,7 +125,7 @@ def trl(quick: bool) -> Iterator[dict[str, Any]]:
             torch.bfloat16 if nf4 else torch.float32, tiles_in_place=False,
         )  # fmt: skip
         read = {name: v for name, v in token_batches(1, rows, width, 400)[0].items() if name != "attention_mask"}
-        counted = trace_bytes(*_bare(model), read, shape, target_modules=LLAMA_TARGETS)
+        counted = trace_bytes(*bare(model), read, shape, target_modules=LLAMA_TARGETS)
         found: list[dict[str, Any]] = []
         case = {
             "batch": f"{rows} x {width}",
@@ -209,75 +162,6 @@ def _trl_rows(host: Any, case: dict[str, Any], counted: ModelBytes) -> Iterator[
             narrowing.undo()
         training = Training(case["checkpointing"], not (whole and case["checkpointing"]), optimizer_state=0)
         yield row(case | {"layers": name}, counted, layers, training, peak)
-
-
-def steps(quick: bool) -> Iterator[dict[str, Any]]:
-    """Yield random placements, their measured step time over all-layer LoRA's, and the two predictions."""
-    depth, hidden, count, rounds = (6, 96, 2, 2) if quick else (DEPTH, 288, PLACEMENTS, 7)
-    generator = random.Random(0)
-    drawn = [tuple(sorted(generator.sample(range(depth), generator.randint(1, depth - 1)))) for _ in range(count)]
-    for checkpointing in (True, False):
-        found: list[dict[str, Any]] = []
-        model = llama(depth, hidden, vocab=400)
-        planned, _ = plan_costs(*_bare(model), LLAMA_TARGETS, timed=True)
-        own = measure_unit_costs(
-            model, find_layers(model), token_batches(1, 2, 64, 400)[0], target_modules=_inside(model), rank=16
-        )
-
-        def work(host: Any, on: bool = checkpointing, units: Any = (planned, own), found: Any = found) -> None:
-            for layers in drawn:
-                found.append(
-                    _step_row(
-                        host, layers, on, dict(zip(("as plan times", "on the batch"), units, strict=True)), rounds
-                    )
-                )
-                sys.stderr.write(f"{found[-1]}\n")
-
-        in_trl(model, work, rows=2, width=64, checkpointing=checkpointing, bf16=False)
-        yield from found
-
-
-def _inside(model: Any) -> list[str]:
-    return [
-        name for name, _ in find_layers(model).layers[0].named_modules() if name.rpartition(".")[2] in LLAMA_TARGETS
-    ]
-
-
-def _step_row(
-    host: Any, layers: tuple[int, ...], checkpointing: bool, units: dict[str, UnitCosts], rounds: int
-) -> dict[str, Any]:
-    model, batches = host.model, host.step_batches(4)
-    stack = find_layers(model)
-    narrowing = narrow(model, stack, layers)
-
-    def step(number: int) -> None:
-        host.training_step(model, batches[number % len(batches)])
-        clear_gradients(model)
-
-    def moved() -> AbstractContextManager[object]:
-        return GradientEntry(model, stack, layers[0])
-
-    try:
-        variants = [Variant("all-layer", narrowing.all_layers, step), Variant("placed", moved, step)]
-        alternate(variants, rounds=2)
-        measured = alternate(variants, rounds=rounds).ratio("placed", "all-layer")
-    finally:
-        narrowing.undo()
-    predicted = {
-        name: predict_step(
-            len(stack), layers, checkpointing=checkpointing, units=found, all_layer_entry=not checkpointing
-        ).ratio
-        for name, found in units.items()
-    }
-    return {
-        "layers": list(layers),
-        "checkpointing": checkpointing,
-        "measured": round(measured.value, 3),
-        "low": round(measured.low, 3),
-        "high": round(measured.high, 3),
-        "predicted": {name: round(value, 3) for name, value in predicted.items()},
-        "error": {name: round(value / measured.value - 1, 4) for name, value in predicted.items()},
-    }
 
 
 def summary(rows: list[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], float]]) -> dict[str, Any]:

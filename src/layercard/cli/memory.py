@@ -100,17 +100,17 @@ class MemoryPlan:
         planned, every = self.peaks["planned"], self.peaks[ALL_LAYERS]
         lines = [
             f"Predicted peak memory, not measured: {bytes_text(planned.total)}; all-layer LoRA {bytes_text(every.total)}.",
-            f"Of the {bytes_text(planned.total)}: {_parts(planned)}.",
-            f"That is for {self._run()}.",
+            f"{_parts(planned)}.",
+            f"For {self._run()}.",
         ]
         return lines if self.device is None else [*lines, *self._about_the_device(self.device)]
 
     def _run(self) -> str:
         shape, rows = self.setup.shape, self.setup.rows
-        head = "tiled loss" if shape.tiled_head else "loss from all logits"
-        mixed = "" if shape.autocast is None else f", {name_of(shape.autocast)} mixed precision"
+        mixed = "" if shape.autocast is None else ", mixed precision"
+        logits = "" if shape.tiled_head else ", all logits at once"
         many = f"{rows} row{'s' * (rows != 1)} of {self.setup.tokens} tokens"
-        return f"{many}, {_weights(shape)} weights{mixed}, rank {shape.rank}, {self.optimizer}, {head}"
+        return f"{many}, {_weights(shape)} weights{mixed}, rank {shape.rank}, {self.optimizer}{logits}"
 
     def _about_the_device(self, device: int) -> list[str]:
         lines = []
@@ -131,9 +131,9 @@ def _weights(shape: RunShape) -> str:
 
 
 def _parts(peak: Peak) -> str:
-    named = {"weights": peak.weights, "adapters": peak.adapters, "their gradients": peak.gradients}
+    named = {"Weights": peak.weights, "adapters and gradients": peak.adapters + peak.gradients}
     named |= {"optimizer": peak.optimizer, "activations": peak.activations}
-    return ", ".join(f"{name} {bytes_text(count)}" for name, count in named.items() if count)
+    return ", ".join(f"{name} {bytes_text(count)}" for name, count in named.items())
 
 
 def plan_memory(
