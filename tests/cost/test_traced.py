@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import BartConfig, BartForConditionalGeneration, MixtralConfig, MixtralForCausalLM
 
 from layercard.anatomy.gradient_entry import GradientEntry
 from layercard.anatomy.layers import find_layers
@@ -194,3 +194,23 @@ def test_routed_experts_are_counted():
     counted = _traced(model, _full(batch), ["q_proj"])
     predicted = predict_peak(counted, range(4), Training(checkpointing=False, optimizer_state=0)).total
     assert predicted == pytest.approx(_measured(model, batch), rel=0.25)
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_an_encoders_gradients_come_through_the_decoder(stack):
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=120, d_model=32, encoder_layers=4, decoder_layers=4, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, pad_token_id=0, dropout=0.0,
+    )  # fmt: skip
+    model, batch = BartForConditionalGeneration(config), _batch("llama")
+    bare = copy.deepcopy(model).to("meta")
+    bare.tie_weights()
+    path = f"model.{stack}.layers"
+    shape = RunShape(torch.float32, tiled_head=True)
+    counted = trace_bytes(bare, find_layers(bare, path=path), _full(batch), shape, target_modules=["q_proj"])
+    adapted = get_peft_model(model, LoraConfig(target_modules=rf".*{stack}\.layers\.\d+\..*q_proj", r=16))
+    adapted.config.use_cache = False
+    peak = peak_bytes(lambda: adapted(**_full(batch)).loss.backward(), adapted, CPU)
+    predicted = predict_peak(counted, range(4), Training(checkpointing=False, optimizer_state=0)).total
+    assert predicted == pytest.approx(peak, rel=0.1)

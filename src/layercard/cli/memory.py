@@ -17,7 +17,7 @@ from layercard.cli.positions import longest_input
 from layercard.cli.strategy_table import StepConditions, StrategyCost
 from layercard.cost.fit import Setup, Verdict, Way, packed_shape, peak_of, verdict, ways_to_fit
 from layercard.cost.peak import ModelBytes, Peak, Training
-from layercard.cost.traced import RunShape, trace_bytes
+from layercard.cost.traced import RunShape, takes_tiles, trace_bytes
 from layercard.errors import ModelError
 from layercard.placement.placement import LayerPlacement
 from layercard.precision import name_of
@@ -108,7 +108,7 @@ class MemoryPlan:
     def _run(self) -> str:
         shape, rows = self.setup.shape, self.setup.rows
         mixed = "" if shape.autocast is None else ", mixed precision"
-        logits = "" if shape.tiled_head else ", all logits at once"
+        logits = ", all logits at once" if self.setup.takes_tiles and not shape.tiled_head else ""
         many = f"{rows} row{'s' * (rows != 1)} of {self.setup.tokens} tokens"
         return f"{many}, {_weights(shape)} weights{mixed}, rank {shape.rank}, {self.optimizer}{logits}"
 
@@ -167,7 +167,7 @@ def _setups(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepCondition
     """The placed run and that of all-layer LoRA."""
     dtype = bare.dtype if asked.dtype is None else getattr(torch, asked.dtype)
     autocast = torch.bfloat16 if asked.bf16 else None
-    shape = RunShape(dtype, None, autocast, asked.rank, torch.float32, asked.tiled_head)
+    shape = RunShape(dtype, None, autocast, asked.rank, torch.float32, asked.tiled_head and takes_tiles(bare))
     if asked.bits is not None:
         shape = packed_shape(shape, asked.bits)
     placed = Training(
@@ -177,7 +177,7 @@ def _setups(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepCondition
         accumulating=True,
     )
     whole = replace(placed, checkpointing=conditions.checkpointing, gradient_entry=conditions.all_layer_entry)
-    setup = Setup(asked.rows, asked.tokens or longest_input(bare), shape, placed)
+    setup = Setup(asked.rows, longest_input(bare, wanted=asked.tokens), shape, placed, takes_tiles(bare))
     return setup, replace(setup, training=whole)
 
 

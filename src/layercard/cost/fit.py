@@ -32,6 +32,8 @@ class Setup:
     """Of the longest row."""
     shape: RunShape
     training: Training
+    takes_tiles: bool = True
+    """Whether the model's loss can be computed from tiles of the logits."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _checkpointing(setup: Setup) -> Changes:
 
 
 def _tiles(setup: Setup) -> Changes:
-    if not setup.shape.tiled_head:
+    if setup.takes_tiles and not setup.shape.tiled_head:
         yield "a loss that never holds all logits", replace(setup, shape=replace(setup.shape, tiled_head=True))
 
 
@@ -126,7 +128,7 @@ def _weights(setup: Setup) -> Changes:
 
 def _together(setup: Setup) -> Changes:
     """Everything that costs no example of the batch, and smaller and smaller batches with it."""
-    shape = packed_shape(replace(setup.shape, tiled_head=True), 4)
+    shape = packed_shape(replace(setup.shape, tiled_head=setup.takes_tiles), 4)
     saving = replace(setup, shape=shape, training=replace(setup.training, checkpointing=True))
     said = [change for group in (_checkpointing(setup), _tiles(setup)) for change, _ in group]
     said += [] if setup.shape.bits == 4 else ["4-bit weights"]

@@ -45,7 +45,8 @@ class RunShape:
     rank: int = 16
     adapter_dtype: torch.dtype = torch.float32
     tiled_head: bool = True
-    """Whether the loss is computed from tiles of the logits, as TRL's and Liger's are, never from all of them."""
+    """Whether the loss is computed from tiles of the logits, as TRL's and Liger's are, never from all of them; in models that
+    do not take that it never is."""
     tiles_in_place: bool = True
     """Whether a kernel works on a tile, as on GPUs; torch operations make copies of it."""
 
@@ -107,7 +108,7 @@ class _Trace:
         self._without_values = FakeTensorMode()
         fake = copy.deepcopy(model)
         with self._without_values:
-            self._model = with_storage(fake, shape.dtype)
+            self._model: Any = with_storage(fake, shape.dtype)
             self._batch = {name: torch.zeros(values.shape, dtype=values.dtype) for name, values in batch.items()}
 
     def bytes(self, target_modules: Sequence[str] | None) -> ModelBytes:
@@ -165,10 +166,17 @@ class _Trace:
 
     def _head(self, call: Call, last: nn.Module) -> int:
         shape, model = self._shape, self._model
-        head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-        if head is None or not shape.tiled_head:
+        if not (shape.tiled_head and takes_tiles(model)):
             return held_by_head(model, last, self._batch, shape.autocast)
-        return held_by_tiles(call.hidden, head.weight, shape.autocast, in_place=shape.tiles_in_place)
+        weights = model.get_output_embeddings().weight
+        return held_by_tiles(call.hidden, weights, shape.autocast, in_place=shape.tiles_in_place)
+
+
+def takes_tiles(model: Any) -> bool:
+    """Whether the model's loss can be one from tiles of the logits: that of a decoder which alone generates text."""
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is None:
+        return False
+    return bool(model.can_generate()) and not model.config.is_encoder_decoder
 
 
 def _beside(calls: Sequence[Call]) -> list[Tensor]:
