@@ -28,13 +28,18 @@ def parse_prefix_cache(value: str | bool) -> int | None:
         raise _error(value)
     if text.strip().lower() in {"off", "false", "on", "true"}:
         return _default_limit() if text.strip().lower() in {"on", "true"} else None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
-    if match is None or match[2].upper() not in UNITS:
-        raise _error(value)
-    limit = int(float(match[1]) * UNITS[match[2].upper()])
-    if limit < 1:
+    limit = parse_size(text)
+    if limit is None:
         raise _error(value)
     return limit
+
+
+def parse_size(text: str) -> int | None:
+    """Return the bytes of a size such as `24GiB` or `500 MB`, at least one; None where it is no size."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        return None
+    return int(float(match[1]) * UNITS[match[2].upper()]) or None
 
 
 def projected_bytes(tokens: int, width: int, itemsize: int) -> int:

@@ -61,7 +61,7 @@ def _measured(
     with torch.random.fork_rng(["cuda"] if device == "cuda" else []):
         torch.manual_seed(0)
         model: Any = type(bare)(_shallow(bare.config, kept)).to(device, fast_dtype(device, bare.dtype)).train()
-        batch = {name: values.to(device) for name, values in _batch(model, width).items()}
+        batch = {name: values.to(device) for name, values in random_batch(model, 1, width).items()}
         shallow = find_layers(model, path=stack.path)
         if len(shallow) - 1 not in layers_held(shallow, targets):
             return None
@@ -88,24 +88,25 @@ def _shallow(config: Any, kept: tuple[int, int]) -> Any:
     return shallow
 
 
-def _batch(model: Any, width: int) -> dict[str, torch.Tensor]:
-    """One row of random tokens with labels of the model's kind."""
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (1, width))
+def random_batch(model: Any, rows: int, width: int) -> dict[str, torch.Tensor]:
+    """Return rows of random tokens, (rows, width), with labels of the model's kind."""
+    ids = torch.randint(0, model.config.get_text_config().vocab_size, (rows, width))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return batch | _labels(type(model).__name__, model.config, batch)
 
 
 def _labels(kind: str, config: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return labels as this class of model takes them; choices are read as two rows of one example."""
-    first = torch.zeros(1, dtype=torch.long)
+    rows = len(batch["input_ids"])
+    first = torch.zeros(rows, dtype=torch.long)
     if kind.endswith("ForQuestionAnswering"):
         return {"start_positions": first, "end_positions": first}
     if kind.endswith("ForMultipleChoice"):
-        return {name: torch.stack([rows, rows], 1) for name, rows in batch.items()} | {"labels": first}
+        return {name: torch.stack([values, values], 1) for name, values in batch.items()} | {"labels": first}
     if kind.endswith("ForTokenClassification"):
         return {"labels": torch.zeros_like(batch["input_ids"])}
     if kind.endswith("ForSequenceClassification"):
-        numbers = torch.zeros((1,) if config.num_labels == 1 else (1, config.num_labels))
+        numbers = torch.zeros((rows,) if config.num_labels == 1 else (rows, config.num_labels))
         return {"labels": first if _of_one_class(config) else numbers}
     return {"labels": batch["input_ids"]}
 

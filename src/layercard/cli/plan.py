@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from layercard.cli.help import Command, examples
+from layercard.cli.memory_options import memory_asked, memory_options
 from layercard.cli.options import (
     CONTEXT,
     data_options,
@@ -60,6 +61,7 @@ AS_WRITTEN = "-"
     show_default=True,
     help="Time a layer, its adapters and the head for the prediction, or estimate them from parameters.",
 )
+@memory_options
 @click.option("-o", "--output", "path", type=FILE, help="Write placement.json here.")
 @click.option(
     "--check",
@@ -80,6 +82,7 @@ def plan(
     **values: Any,
 ) -> None:
     """Choose which layers of MODEL (a folder or a Hub id) to adapt. Reads the dataset only where a score needs it."""
+    memory = memory_asked(values)
     model, data, settings = model_source(values), data_source(values), settings_from(values)
     saved_path = _saved_path(path, check)
     saved = None if saved_path is None else LayerPlacement.load(saved_path)
@@ -90,7 +93,7 @@ def plan(
 
     output = Output(as_json=as_json)
     model = settled(model, data, output.say)
-    run = {"checkpointing": checkpointing, "time_costs": time_costs}
+    run: dict[str, Any] = {"checkpointing": checkpointing, "time_costs": time_costs, "memory": memory}
     made = make_plan(model, data, settings, target_modules(values), output, **run)
     made.show(output)
     if saved_path is not None and saved is not None:

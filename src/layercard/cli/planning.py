@@ -14,6 +14,8 @@ from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
 from layercard.cli.examine import Examined
 from layercard.cli.loading import settled, skeleton
+from layercard.cli.memory import MemoryPlan, plan_memory
+from layercard.cli.memory_options import MemoryAsked
 from layercard.cli.next_steps import say_sentences
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
@@ -34,7 +36,7 @@ from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
-UNKNOWN_MEMORY = "peak memory is measured in a run, not predicted"
+UNKNOWN_MEMORY = "no Layer Card says; `memory` has what is predicted"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Plan:
     strategies: list[StrategyCost]
     costs: str
     """How the costs behind the predictions were found."""
+    memory: MemoryPlan
     notes: tuple[str, ...] = ()
     """What a person should know of the Layer Cards that were consulted, and of modules outside the layers."""
 
@@ -62,7 +65,10 @@ class Plan:
                 "gradient_checkpointing": self.checkpointing,
                 **_from_cards(self.placement),
             },
-            "strategies": strategies_document(self.strategies),
+            "strategies": [
+                row | self.memory.of_strategy(row["strategy"]) for row in strategies_document(self.strategies)
+            ],
+            "memory": self.memory.document(),
             "costs": self.costs,
             "scores": examined["scores"] if examined else {},
             "probe": examined["probe"] if examined else None,
@@ -82,9 +88,12 @@ class Plan:
                 "gradient checkpointing."
             )
             say_sentences(output, [self.costs])
-            show_strategies(output.console, self.strategies, chosen.num_layers, quality_word(chosen))
+            quality = quality_word(chosen)
+            show_strategies(output.console, self.strategies, chosen.num_layers, quality, self.memory.columns())
             if "unproven" not in chosen.reason and chosen.expected is None:
                 output.say(f"Quality: {UNKNOWN_QUALITY}.")
+        for line in self.memory.lines():
+            output.say(line)
         if hint := learning_rate_hint(chosen):
             output.say(hint)
 
@@ -110,6 +119,7 @@ def make_plan(
     output: Output,
     *,
     checkpointing: bool,
+    memory: MemoryAsked,
     time_costs: bool = True,
 ) -> Plan:
     """Return the plan; weights and data are read only where the choice needs a score, or a Layer Card may decide."""
@@ -135,7 +145,8 @@ def make_plan(
     table, left_out = strategy_costs(placement, settings, examined.scores if examined else {}, extensions, conditions)
     notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, below), *left_out)
     expected = conditions.predict(placement, placement.layers)
-    return Plan(placement, expected, checkpointing, examined, table, costs, notes)
+    peaks = plan_memory(memory, bare, stack, targets, placement, table, conditions)
+    return Plan(placement, expected, checkpointing, examined, table, costs, peaks, notes)
 
 
 def _conditions(

@@ -15,6 +15,7 @@ from layercard.errors import PlacementError
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
 from layercard.registry import Extensions
+from layercard.report.words import times
 from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings
 
@@ -115,15 +116,27 @@ def quality_word(placement: LayerPlacement) -> str:
     return UNPROVEN if share is None else f"{share:.0%} kept"
 
 
-def show_strategies(console: Console, costs: list[StrategyCost], num_layers: int, quality: str) -> None:
-    """Print a row a strategy; `quality` is that of the planned layers, and of others that are the same."""
-    console.print("Predicted step time over all-layer LoRA's")
+def show_strategies(
+    console: Console,
+    costs: list[StrategyCost],
+    num_layers: int,
+    quality: str,
+    memory: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Print a row a strategy.
+
+    `quality` is that of the planned layers, and of others that are the same; `memory` has further columns: by heading, what
+    stands there by strategy.
+    """
+    console.print("Predicted: how fast a step is beside all-layer LoRA's" + (", and peak memory" if memory else ""))
     table = Table(box=None, pad_edge=False)
-    for heading in ("strategy", "layers", "step", "prefix cached", "quality"):
-        table.add_column(heading, justify="right" if heading in {"step", "prefix cached"} else "left")
+    for heading in ("strategy", "layers", "step", "prefix cached", *memory, "quality"):
+        table.add_column(heading, justify="left" if heading in {"strategy", "layers", "quality"} else "right")
     planned = costs[0].layers
     for cost in costs:
         layers = describe(cost.layers, num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
+        speeds = [times(1 / ratio) for ratio in (cost.step_ratio, cost.cached_step_ratio)]
+        further = [cells[cost.strategy] for cells in memory.values()]
         word = quality if cost.layers == planned else UNPROVEN
-        table.add_row(cost.strategy, layers, f"{cost.step_ratio:.2f}", f"{cost.cached_step_ratio:.2f}", word)
+        table.add_row(cost.strategy, layers, *speeds, *further, word)
     console.print(table)

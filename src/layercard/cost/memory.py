@@ -61,6 +61,15 @@ class LiveBytes(TorchDispatchMode):
         self._live = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
+    @property
+    def now(self) -> int:
+        """The bytes that are alive at this moment."""
+        return self._live
+
+    def forget_peak(self) -> None:
+        """Let `peak` begin anew from what is alive."""
+        self.peak = self._live
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, torch.Tensor)]
         held = {id(tensor.untyped_storage()) for tensor in inputs}  # views and in-place: nothing new
