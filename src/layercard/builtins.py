@@ -29,11 +29,12 @@ def register_scorers(register: Callable[[Any], None]) -> None:
 
 @hookimpl
 def register_strategies(register: Callable[[Any], None]) -> None:
-    """Register the strategies by score, by depth, and `random`."""
-    from layercard.placement.strategies import STRATEGIES
+    """Register the strategies by score, by depth, `random`, and `budget`."""
+    from layercard.placement import budget, strategies
 
-    for strategy in STRATEGIES:
-        register(strategy)
+    for module in (strategies, budget):
+        for strategy in module.STRATEGIES:
+            register(strategy)
 
 
 @hookimpl

@@ -48,6 +48,7 @@ def test_without_the_flag_there_are_no_settings():
         (["--lora_layers", "auto", "--no_lora_layers_measure"], {"measure": False}),
         (["--lora_layers", "last", "--lora_layers_num_layers", "2"], {"strategy": "last", "num_layers": 2}),
         (["--lora_layers", "auto", "--lora_layers_prefer", "speed"], {"prefer": "speed"}),
+        (["--lora_layers", "auto", "--lora_layers_budget", "0.6"], {"strategy": "budget", "budget": 0.6}),
     ],
 )
 def test_flags_become_settings(flags, expected):

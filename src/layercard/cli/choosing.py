@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
+    from layercard.placement.strategies import StepRatio
 
 UNASKED = "Layer Cards may be of this model; give `--dataset` to consult them"
 
@@ -47,14 +48,20 @@ class Asked:
     stack: LayerStack
     adaptable: tuple[int, ...] | None = None
     """The layers of `stack` that will have adapters; None: every layer."""
+    step_ratio: StepRatio | None = None
+    """What predicts step times, where a `budget` is given."""
 
-    def examine(self, score: str, loaded: nn.Module | None = None) -> Examined:
-        """Probe; raise `UsageError` where no data were given."""
+    def require_data(self, score: str) -> None:
+        """Raise `UsageError` where no data were given to compute `score` on."""
         if self.data.name is None:
             raise click.UsageError(
                 f"The strategy `{self.settings.strategy}` reads the score `{score}`, which needs examples. Give "
                 "`--dataset`."
             )
+
+    def examine(self, score: str, loaded: nn.Module | None = None) -> Examined:
+        """Probe; raise `UsageError` where no data were given."""
+        self.require_data(score)
         return examine(
             self.model, self.data, self.settings, [score], self.targets, self.manager, self.output, loaded=loaded
         )
@@ -64,7 +71,12 @@ class Asked:
         scores = examined.scores if examined else None
         strategies = plugins.strategies(self.manager)
         return choose_placement(
-            self.settings, len(self.stack), strategies=strategies, scores=scores, adaptable=self.adaptable
+            self.settings,
+            len(self.stack),
+            strategies=strategies,
+            scores=scores,
+            adaptable=self.adaptable,
+            step_ratio=self.step_ratio,
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from layercard import plugins
@@ -13,6 +14,8 @@ from layercard.anatomy.other_stacks import other_stacks
 from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
 from layercard.cli.examine import Examined
+from layercard.cli.front_table import FrontRow, front_rows, show_front
+from layercard.cli.front_table import document as front_document
 from layercard.cli.loading import settled, skeleton
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
@@ -26,11 +29,13 @@ from layercard.pipeline.elsewhere import decided, towers_to_shed
 from layercard.pipeline.probing import locate_layers
 from layercard.pipeline.record import recorded
 from layercard.pipeline.resume import check_made_for
+from layercard.pipeline.step_ratio import all_layers
 from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.report.announce import LESS
 from layercard.report.words import as_fast
+from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
@@ -50,6 +55,8 @@ class Plan:
     """How the costs behind the predictions were found."""
     notes: tuple[str, ...] = ()
     """What a person should know of the Layer Cards that were consulted, and of modules outside the layers."""
+    front: tuple[FrontRow, ...] = ()
+    """What more time buys by the score that chose the layers."""
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard plan --json` prints."""
@@ -63,6 +70,7 @@ class Plan:
                 **_from_cards(self.placement),
             },
             "strategies": strategies_document(self.strategies),
+            "front": front_document(self.front),
             "costs": self.costs,
             "scores": examined["scores"] if examined else {},
             "probe": examined["probe"] if examined else None,
@@ -83,6 +91,8 @@ class Plan:
                 f"{checkpointing} gradient checkpointing; {self.costs}."
             )
             show_strategies(output.console, self.strategies, chosen.num_layers)
+            if chosen.score is not None and self.front:
+                show_front(output.console, self.front, chosen.score, chosen.num_layers)
             if "unproven" not in chosen.reason and chosen.expected is None:
                 output.say(f"Quality: {UNKNOWN_QUALITY}.")
         if hint := learning_rate_hint(chosen):
@@ -122,20 +132,59 @@ def make_plan(
     bare = skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, manager)
     adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
-    check_depth(settings, len(stack), adaptable)
-    decision, examined = choose(Asked(model, data, settings, targets, manager, output, bare, stack, adaptable))
+    asked = Asked(model, data, settings, targets, manager, output, bare, stack, adaptable)
+    predicting = partial(_predicting, asked, checkpointing=checkpointing, time_costs=time_costs)
+    ahead = None
+    if settings.budget is not None and score is not None:
+        asked.require_data(score)
+        every = decided(all_layers(len(stack), adaptable), settings, bare, stack, adapted=names_held(bare, targets))
+        ahead = predicting(every)
+        asked = replace(asked, step_ratio=ahead.conditions.step_ratio(every))
+    check_depth(settings, len(stack), adaptable, asked.step_ratio)
+    decision, examined = choose(asked)
     named = settings.placement_path
     record = record_of_command(model, bare, stack, examined, data, settings, targets)
     placement = decided(decision.placement, settings, bare, stack, adapted=names_held(bare, targets))
     differing = () if named is None else check_made_for(placement, named, record)
     placement = recorded(placement, record, named)
+    found = ahead or predicting(placement)
+    scores = examined.scores if examined else {}
+    table, left_out = strategy_costs(placement, settings, scores, manager, found.conditions)
+    notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, found.below), *left_out)
+    expected = found.conditions.predict(placement, placement.layers)
+    front = _front(placement, settings, scores, found.conditions)
+    return Plan(placement, expected, checkpointing, examined, table, found.costs, notes, front)
+
+
+@dataclass(frozen=True)
+class _Predicting:
+    """What a plan's predictions rest on."""
+
+    conditions: StepConditions
+    below: list[str]
+    """The modules outside the layers that will have adapters and run, or may run, below them."""
+    costs: str
+
+
+def _predicting(asked: Asked, placement: LayerPlacement, *, checkpointing: bool, time_costs: bool) -> _Predicting:
+    bare, stack, targets = asked.bare, asked.stack, asked.targets
     below = targets_below(bare, stack, targets, towers_to_shed(bare, stack, placement))
-    units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=adaptable)
-    conditions = _conditions(settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
-    table, left_out = strategy_costs(placement, settings, examined.scores if examined else {}, manager, conditions)
-    notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, below), *left_out)
-    expected = conditions.predict(placement, placement.layers)
-    return Plan(placement, expected, checkpointing, examined, table, costs, notes)
+    units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=asked.adaptable)
+    conditions = _conditions(asked.settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
+    return _Predicting(conditions, below, costs)
+
+
+def _front(
+    placement: LayerPlacement,
+    settings: PlacementSettings,
+    scores: Mapping[str, LayerScores],
+    conditions: StepConditions,
+) -> tuple[FrontRow, ...]:
+    """Return what more time buys by the score that chose; nothing where none did."""
+    if placement.score is None or placement.score not in scores:
+        return ()
+    chose, step_ratio = scores[placement.score], conditions.step_ratio(placement)
+    return tuple(front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable))
 
 
 def _conditions(

@@ -42,6 +42,7 @@ from layercard.pipeline.resume import (
 )
 from layercard.pipeline.session import PlacedRun
 from layercard.pipeline.shelf import open_shelf
+from layercard.pipeline.step_ratio import predicted_ratios
 from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placement, needed_score, only_some
 from layercard.precision import slow_on
 from layercard.report.announce import announce
@@ -213,7 +214,8 @@ def _choose(
 ) -> Chosen:
     strategies = plugins.strategies(manager)
     needed = needed_score(wanted, strategies)
-    check_depth(wanted, len(stack), adaptable)
+    step_ratio = predicted_ratios(host, wanted, stack, target_modules=target_modules, adaptable=adaptable)
+    check_depth(wanted, len(stack), adaptable, step_ratio)
     name = needed or (DEFAULT_SCORE if wanted.is_auto else None)
     if name is None:
         return Chosen(choose_placement(wanted, len(stack), strategies=strategies, adaptable=adaptable))
@@ -236,7 +238,9 @@ def _choose(
         )
     line = budget.asked_for_more() if decides else budget.fewer(examples) if asks_card or not examples else None
     told = () if line is None else (line,)
-    placement = choose_placement(wanted, len(stack), strategies=strategies, scores=seen.scores, adaptable=adaptable)
+    placement = choose_placement(
+        wanted, len(stack), strategies=strategies, scores=seen.scores, adaptable=adaptable, step_ratio=step_ratio
+    )
     if seen.failure is not None:
         return Chosen(placement, notes=(seen.failure,))
     if consultation is None:
