@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from command_line import Run, questions, runner
@@ -140,6 +141,33 @@ def test_plan_stays_within_a_budget_and_prints_what_a_larger_one_buys(run: Run, 
             "--budget", row["step_ratio"] + 1e-6 if row["step_ratio"] < 1 else 1,
         )  # fmt: skip
         assert cheaper.document["placement"]["layers"] == row["layers"]
+
+
+def test_plan_by_set_gain_says_how_layers_are_coupled(run: Run, model: Path, tmp_path: Path) -> None:
+    asked = ("plan", model, "--dataset", questions(tmp_path), "--no-time-costs", "--json")
+    done = run(*asked, "--lora-layers", "set_gain", "--num-layers", 3)
+    assert done.code == 0, done.err
+    document = done.document
+    layers, found = document["placement"]["layers"], document["coupling"]
+    assert len(layers) == 3
+    assert found["layers"] == layers
+    assert found["sum_of_single_gains"] / (1 + found["rho"]) - 1e-6 <= found["gain"] <= 0.5
+    assert np.array(found["kappa"]).shape == (3, 3)
+    single = document["scores"]["set_gain"]["importance"]
+    assert found["sum_of_single_gains"] == pytest.approx(sum(single[layer] for layer in layers))
+    assert "Coupling (0: they add up): ρ = " in done.words
+    assert "set_gain" in {row["strategy"] for row in document["strategies"]}
+    within = run(*asked, "--budget", 0.7, "--score", "set_gain").document
+    assert within["expected"]["step_ratio"] <= 0.7
+    assert within["coupling"]["layers"] == within["placement"]["layers"]
+    assert run(*asked, "--lora-layers", "high").document["coupling"] is None
+
+
+def test_place_by_set_gain(tmp_path: Path) -> None:
+    run = place(
+        make_trainer(tmp_path), lora_layers={"strategy": "set_gain", "num_layers": 2}, guard=False, measure=False
+    )
+    assert (len(run.layers), run.placement.score) == (2, "set_gain")
 
 
 def test_plan_times_costs_once_and_chooses_by_them(run: Run, model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercard import LayerPlacement, PlacementSettings
@@ -20,6 +20,7 @@ from layercard.placement.choose import check_depth, choose_placement, needed_sco
 from layercard.placement.strategies import StepRatio, StrategyRequest
 from layercard.plugins import build_manager, strategies
 from layercard.scores.base import LayerScores
+from layercard.scores.set_gain import SetGain
 
 KNOWN = strategies(build_manager(entry_points=False))
 ROUNDING = 1e-9
@@ -130,10 +131,10 @@ def place(depth: int = 12, adaptable: tuple[int, ...] | None = None, **values: A
 
 
 def test_a_budget_is_a_strategy_by_score() -> None:
-    settings = PlacementSettings.from_user({"budget": 0.6})
-    assert (settings.strategy, settings.is_auto) == ("budget", False)
-    assert needed_score(settings, KNOWN) == "resnorm"
-    assert settings == PlacementSettings.from_user("budget", budget=0.6)
+    wanted = PlacementSettings.from_user({"budget": 0.6})
+    assert (wanted.strategy, wanted.is_auto) == ("budget", False)
+    assert needed_score(wanted, KNOWN) == "resnorm"
+    assert wanted == PlacementSettings.from_user("budget", budget=0.6)
     placement = place(budget=0.6)
     assert (placement.strategy, placement.score) == ("budget", "resnorm")
     ratio = predict_step_ratio(12, placement.layers, checkpointing=True)
@@ -180,3 +181,46 @@ def test_a_budget_that_no_layer_fits_is_refused_before_a_probe() -> None:
 def test_a_budget_without_a_prediction_is_an_error() -> None:
     with pytest.raises(PluginError, match="nobody predicts step times"):
         within_budget(StrategyRequest(4, 1, scored(np.ones(4))))
+
+
+def gains(depth: int, seed: int) -> LayerScores:
+    """Scores that know what sets are worth: some layers learn what others do."""
+    draw = np.random.default_rng(seed)
+    shared = draw.normal(size=(3, 6, 2)) + 0.5
+    features = [np.hstack([shared[layer % 3], draw.normal(size=(6, 2)) + 0.3]) for layer in range(depth)]
+    sets = SetGain.of_grams(np.stack([f @ f.T for f in features]), range(depth))
+    alone = np.array([sets.of([layer]) for layer in range(depth)])
+    return LayerScores("set_gain", alone, alone, sets=sets)
+
+
+@given(seed=st.integers(0, 1000), budget=st.floats(0.45, 1.0))
+@settings(max_examples=20)
+def test_a_score_that_knows_sets_is_asked_what_they_are_worth(seed: int, budget: float) -> None:
+    ratio, scores = partial(predict_step_ratio, 8, checkpointing=True), gains(8, seed)
+    assert scores.sets is not None
+    request = StrategyRequest(8, 1, scores, budget=budget, step_ratio=ratio)
+    chosen = tuple(sorted(within_budget(request)))
+    assert ratio(chosen) <= budget + ROUNDING
+    allowed = [layers for layers in every_set(request) if ratio(layers) <= budget + ROUNDING]
+    best, found = max(scores.sets.of(layers) for layers in allowed), scores.sets.of(chosen)
+    assert 0.9 * best <= found <= best + ROUNDING  # selection one by one is not sure to find the best set
+    rows = front(request)
+    assert rows[-1].worth == pytest.approx(found)
+    assert all(row.worth == pytest.approx(scores.sets.of(row.layers)) for row in rows)
+
+
+def test_the_strategy_set_gain_reads_its_own_score() -> None:
+    for wanted in ({"lora_layers": "set_gain"}, {"strategy": "set_gain", "score": "set_gain"}):
+        assert needed_score(PlacementSettings.from_user(**wanted), KNOWN) == "set_gain"
+    assert needed_score(PlacementSettings.from_user(budget=0.6, score="set_gain"), KNOWN) == "set_gain"
+    with pytest.raises(
+        SettingsError, match="`score` is 'cka', and the strategy `set_gain` reads the score of its own name"
+    ):
+        needed_score(PlacementSettings.from_user("set_gain", score="cka"), KNOWN)
+    with pytest.raises(SettingsError, match="`set_gain` does not read it"):
+        PlacementSettings.from_user("set_gain", budget=0.6)
+    scores = {"set_gain": gains(8, 3)}
+    placement = choose_placement(
+        PlacementSettings.from_user("set_gain", num_layers=3), 8, strategies=KNOWN, scores=scores
+    )
+    assert (placement.strategy, placement.score, len(placement.layers)) == ("set_gain", "set_gain", 3)

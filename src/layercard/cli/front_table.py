@@ -29,11 +29,13 @@ class FrontRow:
 def front_rows(
     settings: PlacementSettings,
     num_layers: int,
-    scores: LayerScores,
+    scores: LayerScores | None,
     step_ratio: StepRatio,
     adaptable: tuple[int, ...] | None,
 ) -> list[FrontRow]:
-    """Return at most ten sets over all budgets, the cheapest first, among the layers from `min_entry` up."""
+    """Return at most ten sets over all budgets, the cheapest first, among the layers from `min_entry` up; none without scores."""
+    if scores is None:
+        return []
     any_budget = PlacementSettings.from_user(budget=1.0, min_entry=settings.min_entry)
     found = front(request_of(any_budget, num_layers, scores, adaptable, step_ratio))
     best = found[-1].worth

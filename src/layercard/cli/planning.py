@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from layercard.anatomy.layers import LayerStack, describe
 from layercard.anatomy.other_stacks import other_stacks
 from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
+from layercard.cli.coupling_lines import coupled, coupling_line
 from layercard.cli.examine import Examined
 from layercard.cli.front_table import FrontRow, front_rows, show_front
 from layercard.cli.front_table import document as front_document
@@ -35,7 +36,7 @@ from layercard.placement.hints import learning_rate_hint
 from layercard.placement.placement import LayerPlacement
 from layercard.report.announce import LESS
 from layercard.report.words import as_fast
-from layercard.scores.base import LayerScores
+from layercard.scores.coupling import Coupling
 from layercard.settings import PlacementSettings
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
@@ -56,7 +57,9 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What a person should know of the Layer Cards that were consulted, and of modules outside the layers."""
     front: tuple[FrontRow, ...] = ()
-    """What more time buys by the score that chose the layers."""
+    """What more time buys by the score that chose the layers; nothing where none did."""
+    coupling: Coupling | None = None
+    """How much they stand in for each other, where the score knows."""
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard plan --json` prints."""
@@ -71,6 +74,7 @@ class Plan:
             },
             "strategies": strategies_document(self.strategies),
             "front": front_document(self.front),
+            "coupling": None if self.coupling is None else self.coupling.to_dict(),
             "costs": self.costs,
             "scores": examined["scores"] if examined else {},
             "probe": examined["probe"] if examined else None,
@@ -93,6 +97,8 @@ class Plan:
             show_strategies(output.console, self.strategies, chosen.num_layers)
             if chosen.score is not None and self.front:
                 show_front(output.console, self.front, chosen.score, chosen.num_layers)
+            if self.coupling is not None:
+                output.say(coupling_line(self.coupling))
             if "unproven" not in chosen.reason and chosen.expected is None:
                 output.say(f"Quality: {UNKNOWN_QUALITY}.")
         if hint := learning_rate_hint(chosen):
@@ -152,8 +158,11 @@ def make_plan(
     table, left_out = strategy_costs(placement, settings, scores, manager, found.conditions)
     notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, found.below), *left_out)
     expected = found.conditions.predict(placement, placement.layers)
-    front = _front(placement, settings, scores, found.conditions)
-    return Plan(placement, expected, checkpointing, examined, table, found.costs, notes, front)
+    chose = None if placement.score is None else scores.get(placement.score)
+    step_ratio = found.conditions.step_ratio(placement)
+    front = front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable)
+    together = coupled(chose, placement.layers)
+    return Plan(placement, expected, checkpointing, examined, table, found.costs, notes, tuple(front), together)
 
 
 @dataclass(frozen=True)
@@ -172,19 +181,6 @@ def _predicting(asked: Asked, placement: LayerPlacement, *, checkpointing: bool,
     units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=asked.adaptable)
     conditions = _conditions(asked.settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
     return _Predicting(conditions, below, costs)
-
-
-def _front(
-    placement: LayerPlacement,
-    settings: PlacementSettings,
-    scores: Mapping[str, LayerScores],
-    conditions: StepConditions,
-) -> tuple[FrontRow, ...]:
-    """Return what more time buys by the score that chose; nothing where none did."""
-    if placement.score is None or placement.score not in scores:
-        return ()
-    chose, step_ratio = scores[placement.score], conditions.step_ratio(placement)
-    return tuple(front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable))
 
 
 def _conditions(

@@ -5,8 +5,9 @@ layers are adapted. So for every possible entry the best layers above it are fil
 best of these sets is taken. That is the best set there is: every set has an entry, and among those with one entry and one
 number of layers none costs more than another. What a step costs is told by whoever asks (`StrategyRequest.step_ratio`).
 
-Scores are compared as sums. Where some are negative, all are counted from the lowest one, as `cumulative` does. A sum of
-scores is no measured quality; that is unproven until a run is tried out.
+Scores are compared as sums. Where some are negative, all are counted from the lowest one, as `cumulative` does. A score that
+knows what sets are worth (`set_gain`) is asked instead: above each entry its layers are picked one after another, which is not
+sure to find the best set. Neither a sum of scores nor a gain is measured quality; that is unproven until a run is tried out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Option:
-    """A set of layers, ascending, its predicted step time over all-layer LoRA's, and the sum of its scores."""
+    """A set of layers, ascending, its predicted step time over all-layer LoRA's, and its summed score or what it is worth."""
 
     layers: tuple[int, ...]
     step_ratio: float
@@ -93,16 +94,24 @@ def _step_ratio(request: StrategyRequest) -> StepRatio:
 
 
 def _filled(request: StrategyRequest, entry: int, above: Sequence[int]) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Yield `entry` alone, then with the best layer of those above it, the best two, and so on, each with its summed score."""
-    importance, allowed = request.importance, set(above)
+    """Yield `entry` alone, then with the best layer of those above it, the best two, and so on, each with what it is worth."""
+    held: list[int] = []
+    for layer, worth in _worths(request, entry, above):
+        held.append(layer)
+        yield tuple(sorted(held)), worth
+
+
+def _worths(request: StrategyRequest, entry: int, above: Sequence[int]) -> Iterator[tuple[int, float]]:
+    """Yield `entry`, then the layers above it, the best first, each with what all of them so far are worth."""
+    if request.scores is not None and request.scores.sets is not None:
+        yield entry, request.scores.sets.of([entry])
+        yield from request.scores.sets.grown([entry], above)
+        return
+    importance, allowed, worth = request.importance, set(above), 0.0
     base = min(0.0, float(min(importance[layer] for layer in request.candidates)))
-    held, worth = [entry], float(importance[entry]) - base
-    yield (entry,), worth
-    for layer in request.ranked:
-        if layer in allowed:
-            held.append(layer)
-            worth += float(importance[layer]) - base
-            yield tuple(sorted(held)), worth
+    for layer in (entry, *(layer for layer in request.ranked if layer in allowed)):
+        worth += float(importance[layer]) - base
+        yield layer, worth
 
 
 STRATEGIES: tuple[Strategy, ...] = (Rule(BUDGET, "score", within_budget),)

@@ -21,6 +21,7 @@ from layercard.placement.placement import LayerPlacement, without_adapters
 from layercard.placement.strategies import StepRatio, Strategy, StrategyRequest, checked
 from layercard.plugins import Registry
 from layercard.scores.base import LayerScores
+from layercard.scores.set_gain import NAME as SET_GAIN
 from layercard.settings import PlacementSettings
 from layercard.settings.checks import BUDGET
 
@@ -39,7 +40,13 @@ def needed_score(settings: PlacementSettings, strategies: Registry[Strategy]) ->
     """
     _check_threshold(settings)
     if settings.strategy is not None and strategies[settings.strategy].by == "score":
-        return settings.score or DEFAULT_SCORE
+        own = SET_GAIN if settings.strategy == SET_GAIN else None
+        if own is not None and settings.score not in (None, own):
+            raise SettingsError(
+                f"`score` is {settings.score!r}, and the strategy `{own}` reads the score of its own name. Drop `score`, or use "
+                "the strategy `high`."
+            )
+        return settings.score or own or DEFAULT_SCORE
     if settings.score is not None:
         raise SettingsError(
             f"`score` is {settings.score!r}, and {_chooser(settings)} reads no score. Drop `score`, or choose a strategy "

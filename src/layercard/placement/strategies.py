@@ -6,6 +6,7 @@ nothing of settings: `choose.py` turns them into a request and checks the answer
     by score    high, mid, low      the layers ranked highest, in the middle, lowest (layer-card.txt, tables 3 and 4)
                 cumulative          the fewest layers that hold a share of the importance (act-lora.txt, section 7.2)
                 budget              the best set within a share of the step time (`budget.py`)
+                set_gain            one after another by what the set gains (`set_gain.py`)
     by depth    first, middle, last a block at the input, in the middle, at the output
                 uniform             the centres of equal bins (layer-card.txt, section 5.1)
     by chance   random              the baseline of layer-card.txt, table 3

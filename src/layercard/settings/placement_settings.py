@@ -42,8 +42,8 @@ class PlacementSettings:
     )
     strategy: str | None = _option(
         None,
-        "How layers are chosen: by score `high`, `mid`, `low`, `cumulative`, `budget`; by depth `first`, `middle`, `last`, "
-        "`uniform`; `random`; or a plugin's.",
+        "How layers are chosen: by score `high`, `mid`, `low`, `cumulative`, `budget`, `set_gain`; by depth `first`, "
+        "`middle`, `last`, `uniform`; `random`; or a plugin's.",
     )
     num_layers: int | None = _option(None, "How many layers to adapt.")
     fraction: float | None = _option(None, "Which share of all layers to adapt, in (0, 1].")
