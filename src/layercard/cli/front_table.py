@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,13 +49,16 @@ def document(rows: Sequence[FrontRow]) -> list[dict[str, Any]]:
 
 
 def show_front(console: Console, rows: Sequence[FrontRow], score: str, num_layers: int) -> None:
-    """Print a row a set."""
-    title = f"What a larger `budget` buys by `{score}`; the share of the score is no measured quality"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("step", justify="right")
+    """Print a row a set; step times are rounded up, so that a `budget` of what stands there allows the set."""
+    console.print(
+        f"What a larger `budget` buys by `{score}`; a share of the score is no measured quality", markup=False
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("budget", justify="right")
     table.add_column("share of the score", justify="right")
     table.add_column("layers")
     for row in rows:
         layers = describe(row.layers, num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
-        table.add_row(f"{row.step_ratio:.2f}", f"{row.score_share:.0%}", layers)
+        budget = math.ceil(100 * row.step_ratio - 1e-6) / 100
+        table.add_row(f"{budget:.2f}", f"{row.score_share:.0%}", layers)
     console.print(table)
