@@ -18,21 +18,22 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_scorers(register: Callable[[Any], None]) -> None:
-    """Register resnorm and its variants, activation, CKA, gradient norm and effective rank."""
-    from layercard.scores import activation, cka, effective_rank, gradient_norm, resnorm
+    """Register resnorm and its variants, activation, CKA, gradient norm, effective rank and set gain."""
+    from layercard.scores import activation, cka, effective_rank, gradient_norm, resnorm, set_gain
 
-    for module in (resnorm, activation, cka, gradient_norm, effective_rank):
+    for module in (resnorm, activation, cka, gradient_norm, effective_rank, set_gain):
         for scorer in module.SCORERS:
             register(scorer)
 
 
 @hookimpl
 def register_strategies(register: Callable[[Any], None]) -> None:
-    """Register the strategies by score, by depth, and `random`."""
-    from layercard.placement.strategies import STRATEGIES
+    """Register the strategies by score, by depth, `random`, `budget` and `set_gain`."""
+    from layercard.placement import budget, set_gain, strategies
 
-    for strategy in STRATEGIES:
-        register(strategy)
+    for module in (strategies, budget, set_gain):
+        for strategy in module.STRATEGIES:
+            register(strategy)
 
 
 @hookimpl

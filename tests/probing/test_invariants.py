@@ -26,6 +26,7 @@ SCORES = [
     "cka",
     "gradient_norm",
     "effective_rank",
+    "set_gain",
 ]
 
 

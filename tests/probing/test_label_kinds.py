@@ -56,7 +56,15 @@ def test_scores_are_those_of_each_example_alone(name: str, data: st.DataObject) 
     np.testing.assert_allclose(score(statistics, "resnorm").raw, expected, rtol=2e-5)
 
 
-SCORES = ["resnorm_per_module", "resnorm_algorithm1", "gradient_norm", "activation", "cka", "effective_rank"]
+SCORES = [
+    "resnorm_per_module",
+    "resnorm_algorithm1",
+    "gradient_norm",
+    "activation",
+    "cka",
+    "effective_rank",
+    "set_gain",
+]
 
 
 @pytest.mark.parametrize("name", KINDS)

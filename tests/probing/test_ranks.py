@@ -17,7 +17,7 @@ from tiny import collate, tiny_examples, tiny_model
 import layercard
 from layercard.pipeline.probe import score
 
-names = ["resnorm", "resnorm_algorithm1", "cka", "activation", "effective_rank"]
+names = ["resnorm", "resnorm_algorithm1", "cka", "activation", "effective_rank", "set_gain"]
 if sys.argv[2] == "two":
     dist.init_process_group("gloo")
 batches = [collate(tiny_examples(4, seed=i)) for i in range(3)]

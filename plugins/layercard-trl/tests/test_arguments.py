@@ -50,6 +50,7 @@ def test_without_the_flag_there_are_no_settings():
         (["--lora_layers", "auto", "--lora_layers_prefer", "speed"], {"prefer": "speed"}),
         (["--lora_layers", "{strategy: mid, fraction: 0.5}"], {"strategy": "mid", "fraction": 0.5}),
         (["--lora_layers", '{"indices": [1, 3], "guard": false}'], {"indices": [1, 3], "guard": False}),
+        (["--lora_layers", "auto", "--lora_layers_budget", "0.6"], {"strategy": "budget", "budget": 0.6}),
     ],
 )
 def test_flags_become_settings(flags, expected):

@@ -32,6 +32,7 @@ __all__ = [
     "cause_of",
     "choose_checkpointing",
     "find_obstacle",
+    "host_obstacle",
     "trainable_below",
 ]
 
@@ -44,9 +45,13 @@ def find_obstacle(model: nn.Module, stack: LayerStack, entry: int, args: Any = N
     Parameters: `model` as it trains; `stack` its layers; `args` the trainer's `TrainingArguments`, where
     there are any.
     """
+    return obstacle_below(model, stack, entry) or host_obstacle(model, stack, args)
+
+
+def host_obstacle(model: nn.Module, stack: LayerStack, args: Any = None) -> str | None:
+    """Return in one sentence what of the host keeps backpropagation from ending at any layer, or None."""
     return (
-        obstacle_below(model, stack, entry)
-        or _sharding(model, args)
+        _sharding(model, args)
         or _layer_offloading(args)
         or _checkpointing_outside_layers(model, stack)
         or _reentrant_reader(model, stack, args)

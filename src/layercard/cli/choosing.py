@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
+    from layercard.placement.strategies import StepRatio
 
 UNASKED = "Layer Cards may be of this model; give `--dataset` to consult them"
 
@@ -45,14 +46,20 @@ class Asked:
     stack: LayerStack
     adaptable: tuple[int, ...] | None = None
     """The layers of `stack` that will have adapters; None: every layer."""
+    step_ratio: StepRatio | None = None
+    """What predicts step times, where a `budget` is given."""
 
-    def examine(self, score: str, loaded: nn.Module | None = None) -> Examined:
-        """Probe; raise `UsageError` where no data were given."""
+    def require_data(self, score: str) -> None:
+        """Raise `UsageError` where no data were given to compute `score` on."""
         if self.data.name is None:
             raise click.UsageError(
                 f"The strategy `{self.settings.strategy}` reads the score `{score}`, which needs examples. Give "
                 "`--dataset`."
             )
+
+    def examine(self, score: str, loaded: nn.Module | None = None) -> Examined:
+        """Probe; raise `UsageError` where no data were given."""
+        self.require_data(score)
         return examine(
             self.model, self.data, self.settings, [score], self.targets, self.extensions, self.output, loaded=loaded
         )
@@ -62,7 +69,12 @@ class Asked:
         scores = examined.scores if examined else None
         strategies = self.extensions.strategies
         return choose_placement(
-            self.settings, len(self.stack), strategies=strategies, scores=scores, adaptable=self.adaptable
+            self.settings,
+            len(self.stack),
+            strategies=strategies,
+            scores=scores,
+            adaptable=self.adaptable,
+            step_ratio=self.step_ratio,
         )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from layercard import plugins
@@ -12,7 +13,10 @@ from layercard.anatomy.layers import LayerStack, describe
 from layercard.anatomy.other_stacks import other_stacks
 from layercard.cli.choosing import Asked, choose
 from layercard.cli.costs import plan_costs
+from layercard.cli.coupling_lines import coupled, coupling_line
 from layercard.cli.examine import Examined
+from layercard.cli.front_table import FrontRow, front_rows, show_front
+from layercard.cli.front_table import document as front_document
 from layercard.cli.loading import settled, skeleton
 from layercard.cli.memory import MemoryPlan, plan_memory
 from layercard.cli.memory_options import MemoryAsked
@@ -29,10 +33,12 @@ from layercard.pipeline.before.looking import locate_layers
 from layercard.pipeline.before.other_parts import decided, towers_to_shed
 from layercard.pipeline.before.record import recorded
 from layercard.pipeline.before.resume import check_made_for
+from layercard.pipeline.before.step_ratio import all_layers
 from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.placement import LayerPlacement, learning_rate_hint
 from layercard.report.announce import LESS
 from layercard.report.words import as_fast
+from layercard.scores.coupling import Coupling
 from layercard.settings import PlacementSettings
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
@@ -53,6 +59,10 @@ class Plan:
     memory: MemoryPlan
     notes: tuple[str, ...] = ()
     """What a person should know of the Layer Cards that were consulted, and of modules outside the layers."""
+    front: tuple[FrontRow, ...] = ()
+    """What more time buys by the score that chose the layers; nothing where none did."""
+    coupling: Coupling | None = None
+    """How much they stand in for each other, where the score knows."""
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard plan --json` prints."""
@@ -69,6 +79,8 @@ class Plan:
                 row | self.memory.of_strategy(row["strategy"]) for row in strategies_document(self.strategies)
             ],
             "memory": self.memory.document(),
+            "front": front_document(self.front),
+            "coupling": None if self.coupling is None else self.coupling.to_dict(),
             "costs": self.costs,
             "scores": examined["scores"] if examined else {},
             "probe": examined["probe"] if examined else None,
@@ -90,6 +102,10 @@ class Plan:
             say_sentences(output, [self.costs])
             quality = quality_word(chosen)
             show_strategies(output.console, self.strategies, chosen.num_layers, quality, self.memory.columns())
+            if chosen.score is not None and self.front:
+                show_front(output.console, self.front, chosen.score, chosen.num_layers)
+            if self.coupling is not None:
+                output.say(coupling_line(self.coupling))
             if "unproven" not in chosen.reason and chosen.expected is None:
                 output.say(f"Quality: {UNKNOWN_QUALITY}.")
         for line in self.memory.lines():
@@ -132,21 +148,50 @@ def make_plan(
     bare = skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, extensions)
     adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
-    check_depth(settings, len(stack), adaptable)
-    decision, examined = choose(Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable))
+    asked = Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable)
+    predicting = partial(_predicting, asked, checkpointing=checkpointing, time_costs=time_costs)
+    ahead = None
+    if settings.budget is not None and score is not None:
+        asked.require_data(score)
+        every = decided(all_layers(len(stack), adaptable), settings, bare, stack, adapted=names_held(bare, targets))
+        ahead = predicting(every)
+        asked = replace(asked, step_ratio=ahead.conditions.step_ratio(every))
+    check_depth(settings, len(stack), adaptable, asked.step_ratio)
+    decision, examined = choose(asked)
     named = settings.placement_path
     record = record_of_command(model, bare, stack, examined, data, settings, targets)
     placement = decided(decision.placement, settings, bare, stack, adapted=names_held(bare, targets))
     differing = () if named is None else check_made_for(placement, named, record)
     placement = recorded(placement, record, named)
+    found = ahead or predicting(placement)
+    scores = examined.scores if examined else {}
+    table, left_out = strategy_costs(placement, settings, scores, extensions, found.conditions)
+    notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, found.below), *left_out)
+    expected = found.conditions.predict(placement, placement.layers)
+    chose = None if placement.score is None else scores.get(placement.score)
+    step_ratio = found.conditions.step_ratio(placement)
+    front = front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable)
+    together = coupled(chose, placement.layers)
+    peaks = plan_memory(memory, bare, stack, targets, placement, table, found.conditions)
+    return Plan(placement, expected, checkpointing, examined, table, found.costs, peaks, notes, tuple(front), together)
+
+
+@dataclass(frozen=True)
+class _Predicting:
+    """What a plan's predictions rest on."""
+
+    conditions: StepConditions
+    below: list[str]
+    """The modules outside the layers that will have adapters and run, or may run, below them."""
+    costs: str
+
+
+def _predicting(asked: Asked, placement: LayerPlacement, *, checkpointing: bool, time_costs: bool) -> _Predicting:
+    bare, stack, targets = asked.bare, asked.stack, asked.targets
     below = targets_below(bare, stack, targets, towers_to_shed(bare, stack, placement))
-    units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=adaptable)
-    conditions = _conditions(settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
-    table, left_out = strategy_costs(placement, settings, examined.scores if examined else {}, extensions, conditions)
-    notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, below), *left_out)
-    expected = conditions.predict(placement, placement.layers)
-    peaks = plan_memory(memory, bare, stack, targets, placement, table, conditions)
-    return Plan(placement, expected, checkpointing, examined, table, costs, peaks, notes)
+    units, costs = plan_costs(bare, stack, targets, timed=time_costs, adaptable=asked.adaptable)
+    conditions = _conditions(asked.settings, units, checkpointing=checkpointing, below=bool(below), placement=placement)
+    return _Predicting(conditions, below, costs)
 
 
 def _conditions(

@@ -14,10 +14,12 @@ from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
 from layercard.errors import PlacementError
 from layercard.placement.choose import choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
+from layercard.placement.strategies import StepRatio
 from layercard.registry import Extensions
 from layercard.report.words import times
 from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings
+from layercard.settings.checks import BUDGET
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class StepConditions:
             all_layer_entry=self.all_layer_entry,
         )
 
+    def step_ratio(self, placement: LayerPlacement) -> StepRatio:
+        """Return what predicts the step time of any layers of the placement's model."""
+        return lambda layers: self.predict(placement, tuple(layers)).ratio
+
 
 def strategy_costs(
     placement: LayerPlacement,
@@ -74,6 +80,8 @@ def strategy_costs(
     strategies = extensions.strategies
     found, notes = {"planned": placement.layers}, []
     for name in strategies:
+        if name == BUDGET:
+            continue  # it says itself how many layers are adapted
         wanted = _asking_for(name, placement, settings)
         if needed_score(wanted, strategies) not in {None, *scores}:
             continue

@@ -14,13 +14,16 @@ from dataclasses import replace
 import numpy as np
 
 from layercard.anatomy.words import describe, how_many
-from layercard.errors import PlacementError, ProbeError, SettingsError
+from layercard.errors import ProbeError, SettingsError
 from layercard.placement.auto import QUALITY_UNPROVEN, RULES, auto_request, choose_auto
+from layercard.placement.budget import check_budget
 from layercard.placement.placement import LayerPlacement, without_adapters
-from layercard.placement.strategies import Strategy, StrategyRequest
+from layercard.placement.strategies import StepRatio, Strategy, StrategyRequest, checked
 from layercard.registry import Registry
 from layercard.scores.base import LayerScores
+from layercard.scores.set_gain import NAME as SET_GAIN
 from layercard.settings import PlacementSettings
+from layercard.settings.checks import BUDGET
 
 DEFAULT_SCORE = "resnorm"
 DEFAULT_SHARE = 1 / 3
@@ -37,7 +40,13 @@ def needed_score(settings: PlacementSettings, strategies: Registry[Strategy]) ->
     """
     _check_threshold(settings)
     if settings.strategy is not None and strategies[settings.strategy].by == "score":
-        return settings.score or DEFAULT_SCORE
+        own = SET_GAIN if settings.strategy == SET_GAIN else None
+        if own is not None and settings.score not in (None, own):
+            raise SettingsError(
+                f"`score` is {settings.score!r}, and the strategy `{own}` reads the score of its own name. Drop `score`, or use "
+                "the strategy `high`."
+            )
+        return settings.score or own or DEFAULT_SCORE
     if settings.score is not None:
         raise SettingsError(
             f"`score` is {settings.score!r}, and {_chooser(settings)} reads no score. Drop `score`, or choose a strategy "
@@ -53,13 +62,15 @@ def choose_placement(
     strategies: Registry[Strategy],
     scores: Mapping[str, LayerScores] | None = None,
     adaptable: tuple[int, ...] | None = None,
+    step_ratio: StepRatio | None = None,
 ) -> LayerPlacement:
     """Return the layers that `settings` choose among layers 0 … `num_layers` - 1, with the reason for people.
 
     `scores` holds at least the score that `needed_score` names; `adaptable` are the layers that have adapters, ascending
-    (None: every layer), and all choices are among those. Without a number a strategy adapts a third of them. Raises
-    `SettingsError` where settings do not fit the depth, `PlacementError` where a saved placement does not fit the model or
-    a strategy's answer cannot be used, `ProbeError` where the score of a layer is undefined.
+    (None: every layer), and all choices are among those. Without a number a strategy adapts a third of them. `step_ratio`
+    predicts step times, without which there is no `budget`. Raises `SettingsError` where settings do not fit the depth,
+    `PlacementError` where a saved placement does not fit the model or a strategy's answer cannot be used, `ProbeError` where
+    the score of a layer is undefined.
     """
     score = needed_score(settings, strategies)
     adaptable = only_some(adaptable, num_layers)
@@ -67,22 +78,27 @@ def choose_placement(
         return LayerPlacement.load(settings.placement_path).fit(num_layers).among(adaptable)
     if settings.indices is not None:
         return _from_indices(settings.indices, num_layers, adaptable)
-    request = _request(settings, num_layers, None if score is None else (scores or {})[score], adaptable)
+    request = request_of(settings, num_layers, None if score is None else (scores or {})[score], adaptable, step_ratio)
     if settings.strategy is None:
         return _from_auto(settings, request)
     return _from_strategy(strategies[settings.strategy], request, strategies.owner(settings.strategy))
 
 
-def check_depth(settings: PlacementSettings, num_layers: int, adaptable: tuple[int, ...] | None = None) -> None:
+def check_depth(
+    settings: PlacementSettings,
+    num_layers: int,
+    adaptable: tuple[int, ...] | None = None,
+    step_ratio: StepRatio | None = None,
+) -> None:
     """Raise `SettingsError` where `settings` do not fit the depth, or the layers that have adapters (None: every layer).
 
-    Worth asking before a probe.
+    A `budget` is checked where `step_ratio` predicts step times. Worth asking before a probe.
     """
     adaptable = only_some(adaptable, num_layers)
     if settings.indices is not None:
         _from_indices(settings.indices, num_layers, adaptable)
     elif settings.placement_path is None:
-        _request(settings, num_layers, None, adaptable)
+        request_of(settings, num_layers, None, adaptable, step_ratio)
 
 
 def only_some(layers: tuple[int, ...] | None, num_layers: int) -> tuple[int, ...] | None:
@@ -112,10 +128,17 @@ def _check_threshold(settings: PlacementSettings) -> None:
         )
 
 
-def _request(
-    settings: PlacementSettings, num_layers: int, scores: LayerScores | None, adaptable: tuple[int, ...] | None
+def request_of(
+    settings: PlacementSettings,
+    num_layers: int,
+    scores: LayerScores | None,
+    adaptable: tuple[int, ...] | None,
+    step_ratio: StepRatio | None = None,
 ) -> StrategyRequest:
-    """Return the request; `count` is the number asked for, or the default one."""
+    """Return what a strategy is asked; `count` is the number asked for, or the default one.
+
+    Raises `SettingsError` and `ProbeError` as `choose_placement` does.
+    """
     request = StrategyRequest(
         num_layers=num_layers,
         count=1,
@@ -124,6 +147,8 @@ def _request(
         seed=settings.random_seed,
         cumulative_threshold=settings.cumulative_threshold or DEFAULT_THRESHOLD,
         adaptable=adaptable,
+        budget=settings.budget or 1.0,
+        step_ratio=step_ratio,
     )
     if not request.candidates:
         have = "" if adaptable is None else f", of which {describe(adaptable, num_layers)} have adapters"
@@ -131,6 +156,8 @@ def _request(
             f"`min_entry` is {settings.min_entry}, and the model has layers 0–{num_layers - 1}{have}. Choose one of those."
         )
     _refuse_undefined(request)
+    if settings.budget is not None and step_ratio is not None:
+        check_budget(request)
     count = asked_count(settings, len(request.adapted))
     if count is None:
         count = min(len(request.candidates), math.ceil(len(request.adapted) * DEFAULT_SHARE - 1e-9))
@@ -208,10 +235,12 @@ def _from_auto(settings: PlacementSettings, request: StrategyRequest) -> LayerPl
 
 
 def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> LayerPlacement:
-    layers = _checked(strategy, request, strategy.choose(request), owner)
+    layers = checked(strategy, request, owner)
     score = request.scores.name if request.scores is not None else None
     by = {"score": f"by `{score}`", "depth": "by depth", "chance": f"by chance with seed {request.seed}"}[strategy.by]
     share = f", the fewest that hold {request.cumulative_threshold:.0%} of it" if strategy.name == _CUMULATIVE else ""
+    if strategy.name == BUDGET and request.step_ratio is not None:
+        share = f", predicted to take {request.step_ratio(layers):.2f} of all-layer LoRA's step time (at most {request.budget:g})"
     return LayerPlacement(
         layers=layers,
         num_layers=request.num_layers,
@@ -228,17 +257,3 @@ def _many(layers: tuple[int, ...], request: StrategyRequest) -> str:
 
 def _above(min_entry: int) -> str:
     return f", none below layer {min_entry}" if min_entry else ""
-
-
-def _checked(strategy: Strategy, request: StrategyRequest, layers: tuple[int, ...], owner: str) -> tuple[int, ...]:
-    """Return the strategy's answer where it can be used; the number is the strategy's own business."""
-    fits = all(layer in request.candidates for layer in layers)
-    if not layers or not fits or list(layers) != sorted(set(layers)):
-        within = f"within {request.min_entry}–{request.num_layers - 1}"
-        if request.adaptable is not None:
-            within = f"among the request's candidates {list(request.candidates)}, which have adapters"
-        raise PlacementError(
-            f"The strategy `{strategy.name}` of the plugin `{owner}` chose {list(layers)}. Layers are ascending, each once, "
-            f"{within}. This is the plugin's mistake; use another `strategy`."
-        )
-    return tuple(int(layer) for layer in layers)

@@ -5,6 +5,8 @@ nothing of settings: `choose.py` turns them into a request and checks the answer
 
     by score    high, mid, low      the layers ranked highest, in the middle, lowest (layer-card.txt, tables 3 and 4)
                 cumulative          the fewest layers that hold a share of the importance (act-lora.txt, section 7.2)
+                budget              the best set within a share of the step time (`budget.py`)
+                set_gain            one after another by what the set gains (`set_gain.py`)
     by depth    first, middle, last a block at the input, in the middle, at the output
                 uniform             the centres of equal bins (layer-card.txt, section 5.1)
     by chance   random              the baseline of layer-card.txt, table 3
@@ -13,17 +15,19 @@ nothing of settings: `choose.py` turns them into a request and checks the answer
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from layercard.errors import PluginError
+from layercard.errors import PlacementError, PluginError
 from layercard.probing.statistics import Array
 from layercard.scores.base import LayerScores
 
 By: TypeAlias = Literal["score", "depth", "chance"]
+StepRatio: TypeAlias = Callable[[Collection[int]], float]
+"""The predicted step time of a set of layers over all-layer LoRA's; no set costs less than a part of it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,10 @@ class StrategyRequest:
     cumulative_threshold: float = 0.75
     adaptable: tuple[int, ...] | None = None
     """The layers that have adapters, ascending; None: every layer."""
+    budget: float = 1.0
+    """The largest step ratio allowed, in (0, 1], read by `budget` alone."""
+    step_ratio: StepRatio | None = None
+    """What a set of layers is predicted to cost; None where nobody could say."""
 
     @property
     def adapted(self) -> Sequence[int]:
@@ -92,6 +100,24 @@ class Strategy(Protocol):
 
     def choose(self, request: StrategyRequest) -> tuple[int, ...]:
         """Return layers of `request.candidates`, ascending, each once."""
+
+
+def checked(strategy: Strategy, request: StrategyRequest, owner: str) -> tuple[int, ...]:
+    """Return the layers that `strategy`, of the plugin `owner`, picks; how many is its own business.
+
+    Raises `PlacementError` where they cannot be used.
+    """
+    layers = strategy.choose(request)
+    fits = all(layer in request.candidates for layer in layers)
+    if not layers or not fits or list(layers) != sorted(set(layers)):
+        within = f"within {request.min_entry}–{request.num_layers - 1}"
+        if request.adaptable is not None:
+            within = f"among the request's candidates {list(request.candidates)}, which have adapters"
+        raise PlacementError(
+            f"The strategy `{strategy.name}` of the plugin `{owner}` chose {list(layers)}. Layers are ascending, each once, "
+            f"{within}. This is the plugin's mistake; use another `strategy`."
+        )
+    return tuple(int(layer) for layer in layers)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 `BatchSums` holds what hooks add during one batch, float32 on the device; `RunSums` takes whole batches only, in float64
 on the CPU, so that a batch that fails leaves no trace. Memory does not grow with the number of batches, except for the
-one vector an example and layer that CKA needs, and the sampled tokens of the effective rank.
+one vector an example and layer that CKA needs, the sketch an example and layer that set gain needs, and the sampled tokens
+of the effective rank.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class BatchSums:
     """(L, M) float32, how many tokens that sum covers."""
     attention: Tensor
     """(2, L) float32, Σ over tokens of the norm of the attention block's input and output."""
+    sketches: Tensor
+    """(L, D, S) float32, sketches of ∂L/∂B in units of the batch's own loss; S = 0 where no scorer asked for them."""
     gradients: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     """(out, r) float32 Σ over documents of ∂L/∂B, each for its own loss."""
     inputs: dict[int, Tensor] = field(default_factory=dict)
@@ -39,13 +42,16 @@ class BatchSums:
     """By layer: (tokens, d) float32 on the CPU, sampled inputs of the layer."""
 
     @classmethod
-    def empty(cls, layers: int, targets: int, documents: int, device: torch.device) -> BatchSums:
+    def empty(
+        cls, layers: int, targets: int, documents: int, device: torch.device, *, sketch_width: int = 0
+    ) -> BatchSums:
         """Return zeros."""
         return cls(
             squares=torch.zeros(layers, targets, documents, device=device),
             energy=torch.zeros(layers, targets, device=device),
             energy_tokens=torch.zeros(layers, targets, device=device),
             attention=torch.zeros(2, layers, device=device),
+            sketches=torch.zeros(layers, documents, sketch_width, device=device),
         )
 
 
@@ -60,6 +66,7 @@ class RunSums:
         self.energy = torch.zeros(layers, targets, dtype=torch.float64)
         self.energy_tokens = torch.zeros(layers, targets, dtype=torch.float64)
         self.attention = torch.zeros(2, layers, dtype=torch.float64)
+        self.sketches: list[NDArray[np.float32]] = []
         self.gradients: dict[tuple[int, int], Tensor] = {}
         self.inputs: dict[int, list[NDArray[np.float32]]] = {}
         self.outputs: dict[int, list[NDArray[np.float32]]] = {}
@@ -75,6 +82,8 @@ class RunSums:
         self.energy += batch.energy.double().cpu()
         self.energy_tokens += batch.energy_tokens.double().cpu()
         self.attention += batch.attention.double().cpu()
+        if batch.sketches.shape[-1]:
+            self.sketches.append((batch.sketches.cpu() * weights.cpu()[:, None]).float().numpy())
         for key, gradient in batch.gradients.items():
             self.gradients[key] = self.gradients[key] + gradient if key in self.gradients else gradient
         for mine, theirs in (
@@ -103,6 +112,9 @@ class RunSums:
         self.examples, self.tokens = (int(n) for n in counts.tolist())
         for place in sorted(self._everywhere(self.gradients)):
             self.gradients[place] = _all_reduced(self.gradients[place], device)
+        sketched: list[list[NDArray[np.float32]]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(sketched, self.sketches)
+        self.sketches = [rows for part in sketched for rows in part]
         for store in (self.inputs, self.outputs, self.samples):
             gathered: list[dict[int, list[NDArray[np.float32]]]] = [{} for _ in range(dist.get_world_size())]
             dist.all_gather_object(gathered, dict(store))

@@ -44,6 +44,7 @@ def finish(
         gradient_norm=_but(bare, (sums.gradient_norm / sums.examples).numpy()) if backward else None,
         module_gradient_norm=_module_norms(sums) if backward else None,
         norm_of_mean_gradient=_but(bare, _norm_of_mean(sums, layers)) if "mean_gradient" in needs else None,
+        gradient_gram=_gradient_gram(sums, bare) if "gradient_gram" in needs else None,
         energy=energy,
         attention_input_norm=(sums.attention[0] / sums.tokens).numpy() if norms else None,
         attention_output_norm=(sums.attention[1] / sums.tokens).numpy() if norms else None,
@@ -74,6 +75,13 @@ def _norm_of_mean(sums: RunSums, layers: int) -> Array:
     for (layer, _), total in sums.gradients.items():
         squares[layer] += float((total.double() / sums.examples).square().sum())
     return np.sqrt(squares)
+
+
+def _gradient_gram(sums: RunSums, bare: NDArray[np.bool_]) -> Array:
+    sketches = np.concatenate(sums.sketches, axis=1)  # (layers, examples, S)
+    grams = np.stack([rows @ rows.T for rows in sketches.astype(np.float64)])
+    grams[bare] = np.nan
+    return grams
 
 
 def _cka(sums: RunSums, layers: int) -> Array:

@@ -31,7 +31,8 @@ from layercard.probing.observers import NotPerExample
 from layercard.probing.reading import read_documents
 from layercard.probing.sampling import cka_offset, sampled_tokens, share_to_sample
 from layercard.probing.separation import NOTE, attends_across
-from layercard.probing.statistics import Need
+from layercard.probing.sketch import SKETCH_WIDTH
+from layercard.probing.statistics import BACKWARD, Need
 from layercard.probing.streams import stream_of
 from layercard.probing.trace import Trace
 
@@ -164,7 +165,10 @@ class Passes:
     def _measure(self, batch: dict[str, Any], documents: Documents) -> None:
         total = documents.terms.sum()
         while True:
-            sums = BatchSums.empty(len(self.trace.layers), len(self.names), len(documents), self.device)
+            width = SKETCH_WIDTH if self.trace.wants("gradient_gram") else 0
+            sums = BatchSums.empty(
+                len(self.trace.layers), len(self.names), len(documents), self.device, sketch_width=width
+            )
             self.trace.begin(documents, sums, self.offset, self._sample)
             loss = self._loss(batch)
             scale = self.scale if self.trace.half else 1.0
@@ -216,7 +220,7 @@ class Passes:
 
     def check(self) -> None:
         """Raise `ProbeError` where hooks on targets never fired or no gradient reached a layer; note what did not run."""
-        if not self.sums.examples or not self.needs & {"gradients", "mean_gradient", "energy"}:
+        if not self.sums.examples or not self.needs & (BACKWARD | {"energy"}):
             return
         ran, reached = self.trace.ran_and_reached()
         if not ran:

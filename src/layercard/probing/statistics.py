@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 
-Need: TypeAlias = Literal["gradients", "mean_gradient", "energy", "attention_norms", "representations", "covariance"]
-"""What a scorer can ask the probe for; `gradients` and `mean_gradient` cost a backward pass, the others do not."""
+Need: TypeAlias = Literal[
+    "gradients", "mean_gradient", "gradient_gram", "energy", "attention_norms", "representations", "covariance"
+]
+"""What a scorer can ask the probe for; those in `BACKWARD` cost a backward pass, the others do not."""
+BACKWARD: frozenset[Need] = frozenset({"gradients", "mean_gradient", "gradient_gram"})
 NEEDS: tuple[Need, ...] = (
     "gradients",
     "mean_gradient",
+    "gradient_gram",
     "energy",
     "attention_norms",
     "representations",
@@ -42,6 +46,9 @@ class LayerStatistics:
     """(layers, targets) mean over examples of ‖∂L/∂B_m‖."""
     norm_of_mean_gradient: Array | None = None
     """(layers,) √(Σ_m ‖mean over examples of ∂L/∂B_m‖²)."""
+    gradient_gram: Array | None = None
+    """(layers, examples, examples) inner products of the examples' ∂L/∂B of a layer, LoRA scale divided out, unbiased estimates
+    (`sketch.py`); the same examples in the same order in every layer."""
     energy: Array | None = None
     """(layers, targets) E‖x‖²/d over tokens, x what the target module reads, d its width."""
     attention_output_norm: Array | None = None

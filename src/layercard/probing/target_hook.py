@@ -15,6 +15,7 @@ from layercard.anatomy.targets import TargetModule
 from layercard.errors import ModelError
 from layercard.probing.documents import Documents
 from layercard.probing.observers import NotPerExample, first_input
+from layercard.probing.sketch import sketch
 
 if TYPE_CHECKING:
     from layercard.probing.trace import Trace
@@ -125,6 +126,8 @@ class TargetHook:
 
     def _add(self, gradients: Tensor) -> None:
         self.trace.sums.squares[self.where] = gradients.square().sum((1, 2))
+        if self.trace.wants("gradient_gram"):
+            self.trace.sums.sketches[self.where[0]] += sketch(gradients, self.where)
         if self.trace.wants("mean_gradient"):
             weights = self.trace.weights.to(gradients)
             self.trace.sums.gradients[self.where] = torch.einsum("dkr,d->kr", gradients, weights).cpu()

@@ -2,7 +2,7 @@
 
 For a target y = W x with LoRA factors A (r × d) and B = 0, ∂L/∂B of one example is Σ_t δ_t (A x_t)ᵀ with δ = ∂L/∂y, LoRA
 scale divided out, and does not depend on any adapter. So a forward hook keeps z = A x, r numbers a token; a hook on y
-receives δ; their product is squared, summed and dropped. Offers `Trace`; knows nothing of losses.
+receives δ; their product is squared, summed, perhaps sketched, and dropped. Offers `Trace`; knows nothing of losses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from layercard.probing.observers import (
     StreamHook,
     attention_block,
 )
-from layercard.probing.statistics import Need
+from layercard.probing.statistics import BACKWARD, Need
 from layercard.probing.target_hook import Places, Reading, TargetHook
 
 
@@ -50,7 +50,7 @@ class Trace:
             TargetHook(self, target, columns[target.name], projection)
             for target, projection in zip(targets, projections, strict=True)
         ]
-        self.backward = bool(needs & {"gradients", "mean_gradient"})
+        self.backward = bool(needs & BACKWARD)
         self.recording = False
         self.fired = self.half = False
         self._crossed: Places | None = None

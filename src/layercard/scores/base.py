@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,6 +10,16 @@ import numpy as np
 
 from layercard.errors import ProbeError
 from layercard.probing.statistics import Array, LayerStatistics, Need
+
+
+class SetWorth(Protocol):
+    """What sets of layers are worth together; a larger set is worth no less than a part of it."""
+
+    def of(self, layers: Sequence[int]) -> float:
+        """Return the worth of a set, of at least one layer."""
+
+    def grown(self, held: Sequence[int], candidates: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """Yield which of `candidates` raises the worth of the set `held` most, and the worth with it, then the next one."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,8 @@ class LayerScores:
     name: str
     importance: Array
     raw: Array
+    sets: SetWorth | None = None
+    """What sets of layers are worth, where the score knows more than that importance adds up."""
 
     def ranked(self) -> list[int]:
         """Return the layers that have a score by falling importance; the deeper one first where two are equal."""

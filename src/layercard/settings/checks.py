@@ -15,7 +15,9 @@ CheckpointingAboveEntry = Literal["keep", "off", "auto"]
 OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 OtherStacks = Literal["shed", "keep"]
 
-SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold")
+SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", "budget")
+BUDGET = "budget"
+"""The strategy that reads the setting of this name, and is chosen by giving it."""
 
 
 def check_texts(s: PlacementSettings) -> None:
@@ -49,6 +51,7 @@ def _check_numbers(s: PlacementSettings) -> None:
     _at_least(s, "random_seed", 0)
     _between(s, "fraction", 0.0, 1.0, open_low=True)
     _between(s, "cumulative_threshold", 0.0, 1.0, open_low=True)
+    _between(s, "budget", 0.0, 1.0, open_low=True)
     _between(s, "probe_budget", 0.0, 0.5)
     _between(s, "measure_budget", 0.0, 0.5)
     _between(s, "min_spearman", 0.0, 1.0)
@@ -113,6 +116,7 @@ def _check_combination(s: PlacementSettings) -> None:
             f"{' and '.join(f'`{n}`' for n in sizes)} are both given. Exactly one of {one_of(SIZE_FIELDS)} says how many "
             "layers are adapted."
         )
+    _check_budget(s)
     if parse_prefix_cache(s.prefix_cache) is not None and not s.gradient_entry:
         raise SettingsError(
             f"`prefix_cache` is {s.prefix_cache!r} and `gradient_entry` is false. Cached activations carry no gradient, so "
@@ -137,4 +141,18 @@ def _check_combination(s: PlacementSettings) -> None:
         raise SettingsError(
             f"`lora_layers` names the saved placement {s.lora_layers!r}, and {one_of(sizes or ['strategy'])} is given too. "
             "A saved placement is used as it is; drop the other."
+        )
+
+
+def _check_budget(s: PlacementSettings) -> None:
+    """A budget chooses by itself how many layers are adapted, and which."""
+    if s.strategy == BUDGET and s.budget is None:
+        raise SettingsError(
+            "`strategy` is 'budget', and `budget` is not given. Say which share of all-layer LoRA's predicted step time a "
+            "step may take, such as `budget: 0.6`."
+        )
+    if s.budget is not None and s.strategy not in (None, BUDGET):
+        raise SettingsError(
+            f"`budget` is {s.budget}, and the strategy `{s.strategy}` does not read it: a budget says itself which layers are "
+            "adapted, by `score`. Drop one of them."
         )

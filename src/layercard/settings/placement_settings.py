@@ -16,6 +16,7 @@ from typing import Any
 
 from layercard.errors import SettingsError, nearest, one_of
 from layercard.settings.checks import (
+    BUDGET,
     CheckpointingAboveEntry,
     OnQualityLoss,
     OtherStacks,
@@ -41,14 +42,19 @@ class PlacementSettings:
     )
     strategy: str | None = _option(
         None,
-        "How layers are chosen: by score `high`, `mid`, `low`, `cumulative`; by depth `first`, `middle`, `last`, "
-        "`uniform`; `random`; or a plugin's.",
+        "How layers are chosen: by score `high`, `mid`, `low`, `cumulative`, `budget`, `set_gain`; by depth `first`, "
+        "`middle`, `last`, `uniform`; `random`; or a plugin's.",
     )
     num_layers: int | None = _option(None, "How many layers to adapt.")
     fraction: float | None = _option(None, "Which share of all layers to adapt, in (0, 1].")
     indices: list[int] | None = _option(None, "Exactly these layers, numbered from 0 at the input.")
     cumulative_threshold: float | None = _option(
         None, "For `cumulative`: the fewest layers that hold this share of the summed importance, in (0, 1]."
+    )
+    budget: float | None = _option(
+        None,
+        "Largest share of all-layer LoRA's predicted step time that a step may take, in (0, 1]: the layers with the highest "
+        "summed score that stay within it are adapted.",
     )
     score: str | None = _option(
         None,
@@ -137,6 +143,8 @@ class PlacementSettings:
         """Return the settings with `lora_layers` spelled out in `strategy` or `indices`, or raise `SettingsError`."""
         check_texts(self)
         settings = _spelled_out(self)
+        if settings.budget is not None and settings.is_auto:
+            settings = replace(settings, lora_layers="strategy", strategy=BUDGET)
         check_values(settings)
         return settings
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import numpy as np
 
+from layercard.cost.predict import predict_step_ratio
 from layercard.placement.strategies import By, Strategy, StrategyRequest
 from layercard.probing.statistics import Array
 from layercard.scores.base import LayerScores
@@ -49,7 +51,10 @@ def _requests(*, scored: bool) -> Iterator[StrategyRequest]:
                 for importance in _importances(depth) if scored else [None]:
                     scores = None if importance is None else LayerScores("checked", importance, importance)
                     for seed in SEEDS:
-                        yield StrategyRequest(depth, count, scores=scores, min_entry=entry, seed=seed)
+                        yield StrategyRequest(
+                            depth, count, scores=scores, min_entry=entry, seed=seed,
+                            step_ratio=partial(predict_step_ratio, depth, checkpointing=True),
+                        )  # fmt: skip
 
 
 def _importances(depth: int) -> list[Array]:

@@ -46,6 +46,12 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
     refuse_choice(file.values)
     wanted = file.values.get(KEY)
     settings = PlacementSettings.from_user(*([] if wanted is None else [wanted]), **asked)
+    if settings.budget is not None:
+        raise SettingsError(
+            f"`budget` is {settings.budget}, and a configuration for Axolotl alone does not end backpropagation at the lowest "
+            "adapted layer, on which most of a budget rests. Say here how many layers with `num_layers` or `fraction`; or leave "
+            f"`{KEY}: {{budget: {settings.budget}}}` in the configuration and train with the plugin."
+        )
     placement, keys = _choose(file.values, settings)
     predicted = predict_step(
         placement.num_layers,

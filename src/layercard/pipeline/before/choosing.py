@@ -23,10 +23,12 @@ from layercard.pipeline.before.resume import (
     resumed_placement,
 )
 from layercard.pipeline.before.shelf import open_shelf
+from layercard.pipeline.before.step_ratio import predicted_ratios
 from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placement, needed_score, only_some
 
 if TYPE_CHECKING:
     from layercard.placement.placement import LayerPlacement
+    from layercard.placement.strategies import StepRatio
     from layercard.probing.statistics import LayerStatistics
     from layercard.scores.base import LayerScores
 
@@ -67,10 +69,11 @@ def choose_layers(run: RunToPlace) -> Chosen:
 def _choose(run: RunToPlace) -> Chosen:
     wanted, strategies = run.settings, run.extensions.strategies
     needed = needed_score(wanted, strategies)
-    check_depth(wanted, len(run.stack), run.adaptable)
+    step_ratio = predicted_ratios(run)
+    check_depth(wanted, len(run.stack), run.adaptable, step_ratio)
     name = needed or (DEFAULT_SCORE if wanted.is_auto else None)
     if name is None:
-        return Chosen(_by_strategy(run, {}))
+        return Chosen(_by_strategy(run, {}, step_ratio))
     consultation = _consultation(run) if wanted.consults_cards else None
     budget = probe_budget(run.host, wanted)
     asks_card = consultation is not None and consultation.worth_probing
@@ -83,7 +86,7 @@ def _choose(run: RunToPlace) -> Chosen:
         seen = (look if decides else glance)(run, name, examples=examples)
     line = budget.asked_for_more() if decides else budget.fewer(examples) if asks_card or not examples else None
     told = () if line is None else (line,)
-    placement = _by_strategy(run, seen.scores)
+    placement = _by_strategy(run, seen.scores, step_ratio)
     if seen.failure is not None:
         return Chosen(placement, notes=(seen.failure,))
     if consultation is None:
@@ -106,9 +109,15 @@ def _consultation(run: RunToPlace) -> Consultation:
     )
 
 
-def _by_strategy(run: RunToPlace, scores: Mapping[str, LayerScores]) -> LayerPlacement:
-    strategies = run.extensions.strategies
-    return choose_placement(run.settings, len(run.stack), strategies=strategies, scores=scores, adaptable=run.adaptable)
+def _by_strategy(run: RunToPlace, scores: Mapping[str, LayerScores], step_ratio: StepRatio | None) -> LayerPlacement:
+    return choose_placement(
+        run.settings,
+        len(run.stack),
+        strategies=run.extensions.strategies,
+        scores=scores,
+        adaptable=run.adaptable,
+        step_ratio=step_ratio,
+    )
 
 
 def _adaptable(run: RunToPlace) -> tuple[int, ...]:
