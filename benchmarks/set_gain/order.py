@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from common import RESULTS
-from layercard.pipeline.probing import score
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layercard
 from layercard.data import probe_data
+from layercard.pipeline.probe import score
 from layercard.scores.set_gain import SetGain
 
 DEPTH, LONGEST = 30, 128

@@ -90,7 +90,7 @@ def test_advice_that_is_followed_gives_the_peak_that_was_promised(run: Run, conf
 def test_people_read_that_it_is_a_prediction_in_80_columns(run: Run, config: Path) -> None:
     asked = ("plan", config, "--lora-layers", "uniform", "--num-layers", 3, "--no-time-costs", "--memory", "24GiB")
     ran = run(*asked, "--max-length", 32)
-    table = ran.out[ran.out.index("Predicted step time over") : ran.out.index("Predicted peak memory, not measured")]
+    table = ran.out[ran.out.index("Predicted: how fast a step is") : ran.out.index("Predicted peak memory, not measured")]
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "peak memory" in table and "fits" in table
     told = ran.out[ran.out.index("Predicted peak memory, not measured") :].splitlines()

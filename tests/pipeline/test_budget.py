@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layercard.pipeline.outlook import Outlook
-from layercard.pipeline.probing import locate_layers
 
 from command_line import Run, questions, runner
 from layercard import PlacementSettings, place, plugins
 from layercard.anatomy.adaptable import adapted_layers
 from layercard.anatomy.checkpoint_names import checkpointing_arguments
 from layercard.errors import SettingsError
-from layercard.pipeline.before.looking import RunToPlace
+from layercard.pipeline.before.looking import RunToPlace, locate_layers
+from layercard.pipeline.before.outlook import Outlook
 from layercard.pipeline.before.step_ratio import predicted_ratios
 from layercard.pipeline.place import _host
 from shapes import HYBRIDS, VISION_LANGUAGE, pair_trainer, text_trainer

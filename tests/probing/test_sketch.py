@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from layercard.pipeline.probing import score
 from oracle import adapted, gradients
 
 import layercard
+from layercard.pipeline.probe import score
 from layercard.probing.sketch import SKETCH_WIDTH, sketch
 from layercard.scores.set_gain import SetGain
 from tiny import ENCODERS, collate, tiny_examples, tiny_model
