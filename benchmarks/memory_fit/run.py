@@ -39,8 +39,9 @@ from steps import steps
 from training import bare, in_trl
 
 CPU = torch.device("cpu")
-SHAPES = [(8, 192, 400), (12, 288, 4000), (6, 384, 32000)]
-BATCHES = [(1, 64), (4, 128), (2, 256)]
+SHAPES = [(8, 192, 400), (12, 288, 4000), (6, 384, 16000)]
+BATCHES = [(1, 64, False), (4, 64, True), (2, 160, False)]
+"""Rows, their tokens, and whether one of them is padded."""
 TRL_RUNS: list[dict[str, Any]] = [
     {"checkpointing": False},
     {"checkpointing": True},
@@ -83,7 +84,7 @@ def plain(quick: bool) -> Iterator[dict[str, Any]]:
     shapes, batches = (SHAPES[:1], BATCHES[:1]) if quick else (SHAPES, BATCHES)
     for (depth, hidden, vocab), dtype in product(shapes, (torch.float32, torch.bfloat16)):
         model = llama(depth, hidden, vocab=vocab, dtype=dtype)
-        for (rows, width), padded in product(batches, (False, True)):
+        for rows, width, padded in batches:
             batch = token_batches(1, rows, width, vocab)[0]
             if padded:
                 batch["attention_mask"][0, width // 2 :] = 0
@@ -97,11 +98,12 @@ def plain(quick: bool) -> Iterator[dict[str, Any]]:
 def _plain_rows(model: Any, batch: Any, counted: ModelBytes, case: dict[str, Any]) -> Iterator[dict[str, Any]]:
     depth = len(find_layers(model))
     for checkpointing, (name, layers) in product((False, True), placements(depth).items()):
-        for moved in {len(layers) < depth, False}:
+        for moved in (True, False) if name == "layer 1 alone" else (len(layers) < depth,):
             training = Training(checkpointing, gradient_entry=moved or not checkpointing, optimizer_state=0)
             peak = _plain_peak(model, batch, layers, checkpointing=checkpointing, moved=moved)
             told = {"checkpointing": checkpointing, "layers": name, "entry moved": moved}
             yield row(case | told, counted, layers, training, peak)
+            sys.stderr.write(".")
 
 
 def _plain_peak(model: Any, batch: Any, layers: Sequence[int], *, checkpointing: bool, moved: bool) -> int:

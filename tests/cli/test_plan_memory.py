@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_advice_that_is_followed_gives_the_peak_that_was_promised(run: Run, conf
     name, peak = next((change, peak) for change, peak in ways.items() if change.startswith("batch size"))
     followed = planned(run, config, "--loss-head", "whole", "--batch-size", name.split()[-1], "--memory", size)
     assert (peaks(followed)["planned"], followed["strategies"][0]["fits"]) == (peak, "yes")
+
+
+def test_weights_that_were_saved_packed_are_counted_packed_or_not_at_all(run: Run, config: Path) -> None:
+    usual = peaks(planned(run, config, "--load-in-4bit"))
+    saved = json.loads((config / "config.json").read_text())
+    for quantization in ({"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "gptq", "bits": 4}):
+        (config / "config.json").write_text(json.dumps(saved | {"quantization_config": quantization}))
+        document = planned(run, config)
+        assert (document["memory"]["weights"], peaks(document)) == ("4-bit", usual)
+    (config / "config.json").write_text(json.dumps(saved | {"quantization_config": {"quant_method": "mxfp4"}}))
+    assert "packed by `mxfp4`" in planned(run, config)["memory"]["reason"]
 
 
 def test_people_read_that_it_is_a_prediction_in_80_columns(run: Run, config: Path) -> None:

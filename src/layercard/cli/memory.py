@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -147,6 +147,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """Return the predicted peaks; where the model cannot be traced, the plan holds the reason and no peak."""
     placed, whole = _setups(asked, bare, conditions)
+    if (unknown := _unknown_packing(bare.config)) is not None and asked.bits is None:
+        return MemoryPlan(placed, asked.optimizer, asked.device, {}, {}, unknown)
     traced = _tracer(bare, stack, targets)
     every = placement.every_layer
     wanted = {cost.strategy: (placed, cost.layers) for cost in strategies} | {ALL_LAYERS: (whole, every)}
@@ -168,8 +170,9 @@ def _setups(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepCondition
     dtype = bare.dtype if asked.dtype is None else getattr(torch, asked.dtype)
     autocast = torch.bfloat16 if asked.bf16 else None
     shape = RunShape(dtype, None, autocast, asked.rank, torch.float32, asked.tiled_head and takes_tiles(bare))
-    if asked.bits is not None:
-        shape = packed_shape(shape, asked.bits)
+    bits = asked.bits or _saved_bits(bare.config)
+    if bits is not None:
+        shape = packed_shape(shape, bits)
     placed = Training(
         checkpointing=conditions.checkpointing and conditions.recompute_above_entry,
         gradient_entry=conditions.gradient_entry,
@@ -179,6 +182,29 @@ def _setups(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepCondition
     whole = replace(placed, checkpointing=conditions.checkpointing, gradient_entry=conditions.all_layer_entry)
     setup = Setup(asked.rows, longest_input(bare, wanted=asked.tokens), shape, placed, takes_tiles(bare))
     return setup, replace(setup, training=whole)
+
+
+def _quantization(config: Any) -> dict[str, Any]:
+    """How the weights were saved packed; empty where they were not."""
+    saved = vars(config).get("quantization_config") or {}
+    return dict(saved) if isinstance(saved, Mapping) else dict(saved.to_dict())
+
+
+def _saved_bits(config: Any) -> Literal[4, 8] | None:
+    saved = _quantization(config)
+    if saved.get("load_in_4bit") or saved.get("bits") == 4:
+        return 4
+    return 8 if saved.get("load_in_8bit") or saved.get("bits") == 8 else None
+
+
+def _unknown_packing(config: Any) -> str | None:
+    """Why memory is not predicted for weights that were saved in a form whose size is not known."""
+    if not (saved := _quantization(config)) or _saved_bits(config) is not None:
+        return None
+    return (
+        f"not predicted, since the weights were saved packed by `{saved.get('quant_method')}`, whose sizes are not known here; "
+        "known are 4 and 8 bits."
+    )
 
 
 def _tracer(bare: PreTrainedModel, stack: LayerStack, targets: Sequence[str] | None) -> Callable[[Setup], ModelBytes]:
