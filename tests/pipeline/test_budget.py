@@ -17,7 +17,6 @@ from layercard.anatomy.adaptable import adapted_layers
 from layercard.anatomy.checkpoint_names import checkpointing_arguments
 from layercard.errors import SettingsError
 from layercard.pipeline.outlook import Outlook
-from layercard.pipeline.placing import _host
 from layercard.pipeline.probing import locate_layers
 from layercard.pipeline.step_ratio import predicted_ratios
 from shapes import HYBRIDS, VISION_LANGUAGE, pair_trainer, text_trainer
@@ -59,7 +58,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], dict[str, Any]]] = {
 def test_what_is_predicted_ahead_is_what_the_narrowed_model_is_predicted_to_take(case: str, tmp_path: Path) -> None:
     make, settings = CASES[case]
     trainer = make(tmp_path)
-    host = _host(trainer, plugins.manager())
+    host = plugins.manager().hook.locate_host(trainer=trainer)
     wanted = PlacementSettings.from_user(budget=1.0, **settings)
     stack = locate_layers(host.model, wanted.layers_path, plugins.manager())
     adaptable = adapted_layers(host.model, stack)
