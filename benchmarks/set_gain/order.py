@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import layercard
 from layercard.data import probe_data
 from layercard.pipeline.probe import score
+from layercard.scores.resnorm import pooled_energy
 from layercard.scores.set_gain import SetGain
 
 DEPTH, LONGEST = 30, 128
@@ -79,8 +80,15 @@ def worths(model: Path, data: Path, examples: int) -> dict[str, Worth]:
     shipped = SetGain.of_grams(grams, layers)
     alone = np.array([shipped.of([layer]) for layer in layers])
     ways["sum of single gains"] = lambda s: float(alone[list(s)].sum())
-    mean = float(np.einsum("lii->", grams)) / len(grams[0])
-    for factor in (0.1, 1.0, 10.0):
-        ways[f"set gain, damping × {factor:g}"] = SetGain(shipped.kernels, factor * shipped.damping).of
-        ways[f"set gain without scaling, damping × {factor:g}"] = SetGain(grams, factor * mean).of
+    traces = np.einsum("lii->l", grams)[:, None, None]
+    scaled = {
+        "": shipped.kernels,
+        " without scaling": grams,
+        " by half of that scaling": grams / np.sqrt(traces),
+        " by activation energy": grams / pooled_energy(statistics)[:, None, None],
+    }
+    for how, kernels in scaled.items():
+        mean = float(np.einsum("lii->", kernels)) / len(kernels[0])
+        for factor in (0.1, 1.0, 10.0):
+            ways[f"set gain{how}, damping × {factor:g}"] = SetGain(kernels, factor * mean).of
     return ways

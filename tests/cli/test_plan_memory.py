@@ -102,7 +102,9 @@ def test_weights_that_were_saved_packed_are_counted_packed_or_not_at_all(run: Ru
 def test_people_read_that_it_is_a_prediction_in_80_columns(run: Run, config: Path) -> None:
     asked = ("plan", config, "--lora-layers", "uniform", "--num-layers", 3, "--no-time-costs", "--memory", "24GiB")
     ran = run(*asked, "--max-length", 32)
-    table = ran.out[ran.out.index("Predicted: how fast a step is") : ran.out.index("Predicted peak memory, not measured")]
+    table = ran.out[
+        ran.out.index("Predicted: how fast a step is") : ran.out.index("Predicted peak memory, not measured")
+    ]
     assert all(len(line) <= 80 for line in table.splitlines())
     assert "peak memory" in table and "fits" in table
     told = ran.out[ran.out.index("Predicted peak memory, not measured") :].splitlines()

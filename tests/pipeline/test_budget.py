@@ -19,7 +19,6 @@ from layercard.errors import SettingsError
 from layercard.pipeline.before.looking import RunToPlace, locate_layers
 from layercard.pipeline.before.outlook import Outlook
 from layercard.pipeline.before.step_ratio import predicted_ratios
-from layercard.pipeline.place import _host
 from shapes import HYBRIDS, VISION_LANGUAGE, pair_trainer, text_trainer
 from tiny import tiny_model, tiny_tokenizer
 from trainers import make_trainer
@@ -60,7 +59,8 @@ def test_what_is_predicted_ahead_is_what_the_narrowed_model_is_predicted_to_take
     make, settings = CASES[case]
     trainer = make(tmp_path)
     extensions = plugins.extensions()
-    host = _host(trainer, extensions)
+    host = extensions.locate_host(trainer)
+    assert host is not None
     wanted = PlacementSettings.from_user(budget=1.0, **settings)
     stack = locate_layers(host.model, wanted.layers_path, extensions)
     adaptable = adapted_layers(host.model, stack)

@@ -1,7 +1,7 @@
 """`check_strategy`: whether a strategy picks layers that can be adapted, whatever it is asked.
 
 It asks for every count on models of several depths, with and without `min_entry`, with scores that tie, fall, rise and
-are negative, and compares answers to the same request.
+are negative, with predicted step times, and compares answers to the same request.
 """
 
 from __future__ import annotations
