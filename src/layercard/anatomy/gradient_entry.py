@@ -10,6 +10,7 @@ without it.
 from __future__ import annotations
 
 import functools
+import logging
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from layercard.anatomy.checkpoint_input import MarkedCheckpoint, hooks_run_insid
 from layercard.anatomy.checkpoint_names import current_name, is_checkpointing
 from layercard.anatomy.input_gradients import SilencedHooks
 from layercard.anatomy.layers import LayerStack
+from layercard.anatomy.rounds import LOOPED, Rounds
 from layercard.anatomy.trainable_below import first_tower, layers_below, obstacle_below, trainable_below
 from layercard.errors import PlacementError
 
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 CheckpointingAbove = Literal["keep", "off"]
+log = logging.getLogger("layercard")
 
 
 def find_obstacle(model: nn.Module, stack: LayerStack, entry: int, args: Any = None) -> str | None:
@@ -120,6 +123,9 @@ class GradientEntry:
     training begins: `Trainer.train()` registers the hooks anew. Hosts that toggle checkpointing during a step
     are followed.
 
+    Where the model calls its layers again within one pass, the entry is given up in the first pass, with a warning;
+    `given_up` says why. The weights are the same.
+
     Check `find_obstacle` first. Raises `PlacementError` where parameters below the entry are trainable.
     """
 
@@ -137,10 +143,15 @@ class GradientEntry:
         self._silenced = SilencedHooks(model)
         self._checkpoint = MarkedCheckpoint(stack.layers[entry])
         self._undo: ExitStack | None = None
+        self._rounds = Rounds(model, stack)
+        self.given_up: str | None = None
 
     def __enter__(self) -> GradientEntry:
         if self._undo is not None:
             raise RuntimeError("GradientEntry is entered already.")
+        if self.given_up is not None:
+            self._undo = ExitStack()
+            return self
         obstacle = obstacle_below(self._model, self._stack, self._entry)
         if obstacle is not None:
             raise PlacementError(
@@ -173,6 +184,7 @@ class GradientEntry:
 
     def _register(self, undo: ExitStack) -> None:
         layers = self._stack.layers
+        self._rounds.register(undo)
         if hooks_run_inside(layers[self._entry]):
             undo.callback(self._checkpoint.remove)
             self._mark_checkpoint()
@@ -201,17 +213,29 @@ class GradientEntry:
 
     def _begin_prefix(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run before layer 0: undo what the host did since; the prefix gets no graph in any case."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or self._gives_up(0):
             return None
         self._follow_host()
         return _detached(args, kwargs)
 
     def _begin_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run before the entry layer: the graph begins here."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or self._gives_up(self._entry):
             return None
         reentrant = getattr(module, "gradient_checkpointing", False) and module.training and _is_reentrant(module)
         return _detached(args, kwargs, require_grad=reentrant)
+
+    def _gives_up(self, layer: int) -> bool:
+        """What enters in a second round carries gradients of the first one, which must not be cut off."""
+        if self._undo is None:
+            return True
+        if not self._rounds.is_second(layer):
+            return False
+        self.given_up = f"{type(self._model).__name__} is looped: {LOOPED}."
+        log.warning("Backpropagation does not end at layer %d: %s", self._entry, self.given_up)
+        self._undo.close()
+        self._undo = ExitStack()
+        return True
 
 
 def _detached(args: tuple[Any, ...], kwargs: dict[str, Any], *, require_grad: bool = False) -> Any:

@@ -191,7 +191,7 @@ class _InsideTraining(TrainerCallback):
             begun = begin(run, state, undo)
             self._enter(undo, begun.entries, begun.prefix)
             self._undo = undo.pop_all()
-        self._prefix = begun.prefix
+        self._prefix, self._entries = begun.prefix, begun.entries
         self._facts = RunFacts(
             placement=run.placement,
             elsewhere=run.elsewhere,
@@ -246,6 +246,7 @@ class _InsideTraining(TrainerCallback):
         run = self.run
         self._watch.__exit__(None, None, None)
         facts.backward_layers = self._watch.layers
+        facts.gradient_entry = self._entries.to_dict()  # a looped model is known by its first pass
         if facts.gradient_entry["moved"]:
             cause = cause_of(run.host.model, run.stack, run.placement.entry, self._watch.layers)
             if cause is not None:
