@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layercard.probing.cutting import as_padded, one_at_a_time
+from layercard.probing.cutting import MEDIA, as_padded, one_at_a_time
 from layercard.probing.documents import Documents
 
 TOLERANCE = 1e-4
@@ -29,7 +29,8 @@ def reads_padding(
 
     `run` runs the model on a batch. Costs two forward passes over the row with the most padding.
     """
-    if documents.packed or documents.is_full or documents.choices is not None or "input_ids" not in batch:
+    media = any(name.startswith(MEDIA) for name in batch)  # nobody can tell which of them are a row's
+    if documents.packed or documents.is_full or documents.choices is not None or "input_ids" not in batch or media:
         return False
     padding = (~documents.mask).sum(1)
     number, (row, start, end) = max(enumerate(documents.spans), key=lambda found: int(padding[found[1][0]]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from layercard.anatomy.targets import TargetModule
 from layercard.errors import ModelError
@@ -102,6 +103,8 @@ class TargetHook:
         )  # early rounds of looped models are run without a graph
         if backward and not output.requires_grad:
             output = _Root.apply(output.detach(), torch.zeros((), requires_grad=True))
+        elif backward and output._is_view() and not isinstance(module, Conv1D):
+            output = output.clone()  # a view that is changed in place (Longformer) loses its hooks
         if self.trace.recording:
             self._record(first_input(args, kwargs), output, backward)
         return output if backward else None
