@@ -82,10 +82,15 @@ def all_stacks(model: nn.Module) -> list[LayerStack]:
 
 def _is_block(module: nn.Module) -> bool:
     """Whether it may be a transformer layer: several matrices under it, and a norm or an attention of its own."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     if isinstance(module, GradientCheckpointingLayer):
         return True
+    if isinstance(
+        module, nn.ModuleList | BaseTunerLayer
+    ):  # a list is never called; one adapted matrix looks like several
+        return False
     children = list(module.children())
     matrices = sum(p.dim() >= 2 for p in module.parameters())
     return len(children) >= 2 and matrices >= 2

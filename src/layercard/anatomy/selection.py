@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.constants import MIN_TARGET_MODULES_FOR_OPTIMIZATION
 from torch import nn
 
 from layercard.errors import PlacementError
@@ -91,7 +92,7 @@ def narrowed_fields(config: Any, modules: Mapping[str, nn.Module], live: Live) -
         fields = spelling | shared
         candidate = with_fields(config, fields)
         readings = [selected_modules(candidate, modules), *selected_by_releases(candidate, modules)]
-        exact = all(selected == live.modules for selected in readings)
+        exact = all(selected == live.modules for selected in readings) and not _is_shortened(candidate, live)
         if exact and selected_parameters(candidate, modules) == live.parameters:
             return fields
     raise PlacementError(
@@ -120,6 +121,14 @@ def _spellings(config: Any, live: Live) -> Iterator[Fields]:
     anywhere = {"layers_to_transform": None, "layers_pattern": None}
     yield {"target_modules": live.modules, **anywhere}
     yield {"target_modules": "|".join(re.escape(name) for name in sorted(live.modules)), **anywhere}
+
+
+def _is_shortened(config: Any, live: Live) -> bool:
+    """Whether PEFT shortens the target names when it loads them: of so many it keeps suffixes, for which it asks for a layer."""
+    many = (
+        not isinstance(config.target_modules, str) and len(config.target_modules) >= MIN_TARGET_MODULES_FOR_OPTIMIZATION
+    )
+    return many and bool(live.outside) and bool(config.layers_to_transform)
 
 
 def _tied(config: Any) -> Iterable[str]:

@@ -55,7 +55,7 @@ def model_fingerprint(
     text = config.get_text_config()
     layers = _layer_names(base, stack)
     tensors = dict(_named_tensors(modules))
-    sizes = {name: value for name in SIZES if isinstance(value := getattr(text, name, None), int)}
+    sizes = {name: value for name in SIZES if isinstance(value := size_of(text, name), int)}
     return {
         "id": model_id or public_id(config.name_or_path) or type(base).__name__,
         "revision": revision or vars(config).get("_commit_hash"),
@@ -68,6 +68,12 @@ def model_fingerprint(
         "quantization": _quantization(config),
         "gguf": gguf,
     }
+
+
+def size_of(config: Any, name: str) -> Any:
+    """Return a field of a configuration; None where it has none, or one for each layer, which transformers refuses to read."""
+    per_layer = getattr(vars(config).get("_heterogeneity_spec"), "per_layer_attributes", ())
+    return None if name in per_layer else getattr(config, name, None)
 
 
 def _bare(model: nn.Module) -> tuple[Any, dict[str, nn.Module]]:

@@ -85,15 +85,15 @@ def difference_both_ways(
 def _last_hidden(backbone: nn.Module, switch: PrefixSwitch, call: dict[str, Any], hidden: Tensor | None) -> Tensor:
     """Run the whole backbone; dropout above the entry draws the same numbers each time, and none from outside."""
     devices = [hidden.device] if hidden is not None and hidden.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices), switch.giving(hidden), _without_checkpointing(backbone):
+    with torch.no_grad(), torch.random.fork_rng(devices), switch.giving(hidden), without_checkpointing(backbone):
         torch.manual_seed(0)
         last: Tensor = backbone(**call)[0]
     return last
 
 
 @contextmanager
-def _without_checkpointing(backbone: nn.Module) -> Iterator[None]:
-    """There is no backward; reentrant checkpointing would complain."""
+def without_checkpointing(backbone: nn.Module) -> Iterator[None]:
+    """Run the block without checkpointing: there is no backward, and reentrant checkpointing would complain."""
     flagged: list[Any] = [m for m in backbone.modules() if vars(m).get("gradient_checkpointing")]
     for module in flagged:
         module.gradient_checkpointing = False

@@ -13,12 +13,13 @@ from torch import nn
 
 from layercard.anatomy.gradient_entry import find_obstacle
 from layercard.anatomy.layers import LayerStack
+from layercard.anatomy.trainable_below import MODALITIES
+from layercard.prefix.trial import tried
 
 READ_ABOVE = {
     "num_kv_shared_layers": "its upper layers read keys and values of lower ones",
     "hidden_size_per_layer_input": "every layer reads an input of its own",
     "altup_num_inputs": "several streams of hidden states run beside each other",
-    "is_encoder_decoder": "its decoder reads the encoder too",
     "output_router_logits": "its loss reads the routers of every layer",
     "router_jitter_noise": "its routers are noisy in training",
     "layerdrop": "layers are dropped at random in training",
@@ -38,7 +39,8 @@ def find_prefix_obstacle(model: nn.Module, stack: LayerStack, entry: int) -> str
     backbone = find_backbone(model, stack)
     if backbone is None:
         return f"No transformers model was found in {type(model).__name__} that takes token ids and runs the layers."
-    return _configured(model, backbone) or _position_bias(stack) or _noise(backbone, stack, entry)
+    known = _configured(model, backbone) or _position_bias(stack) or _noise(backbone, stack, entry)
+    return known or tried(backbone, stack)
 
 
 def find_backbone(model: nn.Module, stack: LayerStack) -> Any:
@@ -57,7 +59,7 @@ def _embeds(module: Any) -> bool:
         embeddings = module.get_input_embeddings()
     except NotImplementedError:
         return False
-    return isinstance(embeddings, nn.Module) and _holds(module, embeddings)
+    return isinstance(embeddings, nn.Module) and hasattr(embeddings, "num_embeddings") and _holds(module, embeddings)
 
 
 def _holds(module: nn.Module, part: nn.Module) -> bool:
@@ -73,9 +75,11 @@ def _sharded(model: nn.Module) -> str | None:
 
 def _configured(model: Any, backbone: Any) -> str | None:
     kind = type(backbone).__name__
-    if "vision_config" in model.config.to_dict():
-        return f"{kind} reads images, which are not part of an example's key."
-    config = backbone.config.to_dict()
+    config, whole = backbone.config.to_dict(), model.config.to_dict()
+    if any(modality in whole for modality in MODALITIES):
+        return f"{kind} reads images or sound, which are not part of an example's key."
+    if whole.get("is_encoder_decoder"):
+        return f"{kind} is one of an encoder and a decoder, of which one reads the other."
     for field, reason in READ_ABOVE.items():
         if config.get(field):
             return f"{kind} has `{field}: {config[field]}`: {reason}."

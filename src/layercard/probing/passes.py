@@ -26,8 +26,10 @@ from layercard.probing.accumulators import BatchSums, RunSums
 from layercard.probing.cutting import as_padded, halves, one_at_a_time
 from layercard.probing.documents import Documents
 from layercard.probing.faults import FAILURES, check_parts, failure, no_dependence, what_was_missed
-from layercard.probing.labels import Reading
+from layercard.probing.labels import Reading, bare
 from layercard.probing.observers import NotPerExample
+from layercard.probing.padding import NOTE as PADDED
+from layercard.probing.padding import reads_padding
 from layercard.probing.reading import read_documents
 from layercard.probing.sampling import cka_offset, sampled_tokens, share_to_sample
 from layercard.probing.separation import NOTE, attends_across
@@ -69,7 +71,7 @@ class Passes:
         self.sums = RunSums(len(stack), len(self.names))
         self.singly = reading.kind == "unknown"
         self.notes: list[str] = [SINGLY] if self.singly else []
-        self.tried_separation = self.tried_parts = False
+        self.tried_separation = self.tried_parts = self.tried_padding = False
         self.scale = 2.0**16  # of the loss, where activations are fp16; a power of two loses no digit
         read = [self._read(batch)[1] for batch in batches]
         if any(documents.is_open for documents in read):
@@ -107,6 +109,7 @@ class Passes:
             if len(documents) == 0:
                 continue
             self._note_separation(batch, documents)
+            self._note_padding(batch, documents)
             self._check_parts(batch, documents)
             if not alone and (self._goes_singly(documents) or (documents.rows == 1 and not documents.packed)):
                 queue[:0] = _singles(batch, documents)
@@ -130,6 +133,16 @@ class Passes:
         last = self.trace.layers[-1]
         if attends_across(last, self._scalar, batch, documents):
             self.notes.append(NOTE)
+
+    def _note_padding(self, batch: dict[str, Any], documents: Documents) -> None:
+        """Try once, on the first padded batch, whether padding is read; behind a text that is read causally nothing can."""
+        causal = self.reading.shifted and not hasattr(bare(self.model).config, "vision_config")
+        if self.tried_padding or documents.is_full or self.singly or causal or self.stream != "source":
+            return
+        self.tried_padding = True
+        if reads_padding(self.trace.layers[-1], self._scalar, batch, documents):
+            self.singly = True
+            self.notes.append(PADDED)
 
     def _check_parts(self, batch: dict[str, Any], documents: Documents) -> None:
         """Try once whether a loss that is not known is made of those of its examples; raise `ProbeError` where not."""

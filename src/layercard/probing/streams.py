@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from layercard.anatomy.layers import LayerStack
+from layercard.anatomy.layers import LayerStack, all_stacks
 from layercard.probing.documents import Stream
 from layercard.probing.labels import bare, is_encoder_decoder
 
@@ -22,5 +22,8 @@ def stream_of(model: nn.Module, stack: LayerStack) -> Stream:
         return next((SIDES[part] for part in stack.path.split(".") if part in SIDES), "apart")
     if not hasattr(base, "get_decoder"):
         return "source"
-    inside = {id(module) for module in base.get_decoder().modules()}
+    decoder = base.get_decoder()
+    if not all_stacks(decoder):  # some models call their output embeddings `decoder`
+        return "source"
+    inside = {id(module) for module in decoder.modules()}
     return "source" if id(stack.layers[0]) in inside else "apart"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from layercard.anatomy.targets import TargetModule
 from layercard.errors import ModelError
@@ -61,6 +62,21 @@ class Reading:
         return self.rows.to(torch.float32)
 
 
+class _Root(torch.autograd.Function):
+    """Begins a graph at a tensor, as an adapter's sum does: unlike a leaf it may be changed in place by what follows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, root: Tensor) -> Tensor:
+        """Return `x` itself, which requires a gradient from here on because `root` does."""
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        """End backpropagation."""
+        return None, None
+
+
 class TargetHook:
     """Forward hook of one target module. A module may be called several times; its gradients add up before the norm."""
 
@@ -83,9 +99,13 @@ class TargetHook:
                 f"`{self.target.name}` ({type(module).__name__}) returns a {type(output).__name__}, and the probe reads modules "
                 "that return one tensor. Leave it out of `target_modules`, or choose layers by depth or by hand."
             )
-        backward = self.trace.backward
+        backward = (
+            self.trace.backward and torch.is_grad_enabled()
+        )  # early rounds of looped models are run without a graph
         if backward and not output.requires_grad:
-            output = output.detach().requires_grad_()
+            output = _Root.apply(output.detach(), torch.zeros((), requires_grad=True))
+        elif backward and output._is_view() and not isinstance(module, Conv1D):
+            output = output.clone()  # a view that is changed in place (Longformer) loses its hooks
         if self.trace.recording:
             self._record(first_input(args, kwargs), output, backward)
         return output if backward else None

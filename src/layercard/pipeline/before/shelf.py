@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from layercard.cards.card import LayerCard, slug
-from layercard.cards.fingerprint import SIZES, public_id
+from layercard.cards.fingerprint import SIZES, public_id, size_of
 from layercard.cards.library import Library
 from layercard.cards.query import may_be_same_model
 from layercard.registry import CardFolders
@@ -48,7 +48,7 @@ def may_speak(shelf: Shelf, config: Any, num_layers: int) -> tuple[LayerCard, ..
     if shelf.named:
         return shelf.cards
     text = config.get_text_config()
-    sizes = {name: getattr(text, name) for name in SIZES if hasattr(text, name)}
+    sizes = {name: value for name in SIZES if (value := size_of(text, name)) is not None}
     model_id = public_id(config.name_or_path)
     return tuple(card for card in shelf.cards if may_be_same_model(card, num_layers, sizes, model_id))
 

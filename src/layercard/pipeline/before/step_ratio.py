@@ -14,9 +14,10 @@ from peft import PeftModel
 from layercard.anatomy.adaptable import names_held, targets_below
 from layercard.anatomy.adapters import adapter_sites
 from layercard.anatomy.checkpoint_names import is_checkpointing
-from layercard.anatomy.gradient_entry import host_obstacle, trainable_below
+from layercard.anatomy.entry_obstacles import host_obstacle
 from layercard.anatomy.input_gradients import input_gradient_hooks
 from layercard.anatomy.other_stacks import in_towers
+from layercard.anatomy.trainable_below import trainable_below
 from layercard.cost.predict import predict_step_ratio
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.pipeline.before.other_parts import decided, towers_to_shed

@@ -87,6 +87,7 @@ class InsideTraining(TrainerCallback):
         self._watch = BackwardWatch(run.host.model, run.stack)
         self._facts: RunFacts | None = None
         self._prefix: PrefixChoice | None = None
+        self._entries: EntryChoice | None = None
         self._step_began = 0.0
         self._steps_run = 0
 
@@ -110,7 +111,7 @@ class InsideTraining(TrainerCallback):
             begun = begin(run, state, undo)
             self._enter(undo, begun.entries, begun.prefix)
             run.in_force = undo.pop_all()
-        self._prefix = begun.prefix
+        self._prefix, self._entries = begun.prefix, begun.entries
         self._facts = RunFacts(
             placement=run.placement,
             elsewhere=run.elsewhere,
@@ -170,6 +171,8 @@ class InsideTraining(TrainerCallback):
         run = self.run
         self._watch.__exit__(None, None, None)
         facts.backward_layers = self._watch.layers
+        if self._entries is not None:  # a looped model is known by its first pass
+            facts.gradient_entry = self._entries.to_dict()
         if facts.gradient_entry["moved"]:
             cause = cause_of(run.host.model, run.stack, run.placement.entry, self._watch.layers)
             if cause is not None:

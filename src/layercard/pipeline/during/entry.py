@@ -55,8 +55,9 @@ class EntryChoice:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what report.json holds under `gradient_entry`."""
-        if self.obstacle is not None:
-            return {"layer": self._layer, "moved": False, "obstacle": self.obstacle}
+        obstacle = self.obstacle or (self.entry.given_up if self.entry is not None else None)
+        if obstacle is not None:
+            return {"layer": self._layer, "moved": False, "obstacle": obstacle}
         return {"layer": self._layer, "moved": True, "checkpointing_above": self._above, "why": self._why}
 
 

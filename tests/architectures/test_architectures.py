@@ -1,0 +1,35 @@
+"""docs/architectures.md: every model type is located, probed, placed, trained and reloaded, or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from page import HEADER, PATH, check_row, row, rows
+from registry import ARCHITECTURES
+from stages import tried
+
+from layercard.errors import LayercardError
+
+REFUSED = {
+    "albert": "shared layers",
+    "funnel": "2 stacks of layers",
+}
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match")  # PEFT's own, for experts
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_table_says_what_every_model_type_did(name: str, tmp_path: Path) -> None:
+    architecture = ARCHITECTURES[name]
+    if name in REFUSED:
+        with pytest.raises(LayercardError, match=REFUSED[name]) as refusal:
+            tried(name, architecture, tmp_path)
+        check_row(name, row(name, str(refusal.value)))
+    else:
+        check_row(name, row(name, tried(name, architecture, tmp_path)))
+
+
+def test_the_page_lists_every_model_type_and_no_other() -> None:
+    assert list(rows()) == list(ARCHITECTURES)
+    assert len(rows()) >= 60
+    assert PATH.read_text(encoding="utf-8").startswith(HEADER)
