@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import astuple
+from importlib.metadata import version
 from pathlib import Path
 
 from registry import ARCHITECTURES
@@ -13,6 +14,7 @@ from stages import Outcome
 from forms_table import WRITE
 
 PATH = Path(__file__).parents[2] / "docs" / "architectures.md"
+VERSIONS = {"transformers": "5.24.", "peft": "0.21."}
 HEADER = """# Architectures
 
 What was tried with tiny models made from the configuration classes of transformers 5.24, with PEFT 0.21 and adapters on all
@@ -23,7 +25,7 @@ linear modules; every row is written by a test, which fails where it no longer h
 - **gradient entry** is `moved` where backpropagation ended at the lowest adapted layer, with gradient checkpointing where the
   model has it; where it says why not, all layers ran backward. Weights after three steps are those of training by hand.
 - **prefix cache** is `used` where cached hidden states were used; otherwise it says why they were not. Dropout was 0.
-- **reloaded** compares logits with those of the saved adapter on a fresh model, read by PEFT alone.
+- **reloaded** compares logits, to 1e-6, with those of the saved adapter on a fresh model, read by PEFT alone.
 
 Of models with several stacks the named one was placed, by `layers_path`; adapters in towers were taken out.
 
@@ -31,6 +33,11 @@ Of models with several stacks the named one was placed, by `layers_path`; adapte
 |---|---|---|---|---|---|---|
 """
 CLASS = re.compile(r"\(`base_model[^)]*\)")
+
+
+def is_of_this_environment() -> bool:
+    """Whether the installed releases are those that the page is about; others know other model types."""
+    return all(version(package).startswith(release) for package, release in VERSIONS.items())
 
 
 def row(name: str, outcome: Outcome | str) -> str:

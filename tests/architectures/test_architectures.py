@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from page import HEADER, PATH, check_row, row, rows
+from page import HEADER, PATH, check_row, is_of_this_environment, row, rows
 from registry import ARCHITECTURES
 from stages import tried
 
 from layercard.errors import LayercardError
 
+pytestmark = pytest.mark.skipif(not is_of_this_environment(), reason="the page is about other releases")
 REFUSED = {
     "albert": "shared layers",
     "funnel": "2 stacks of layers",
