@@ -166,7 +166,7 @@ def test_what_was_asked_for_beside_is_honoured() -> None:
 
 def test_the_reason_names_cards_correlations_and_what_was_seen() -> None:
     found = chosen([card("numbers"), card("words", resnorm=ranking(3, noise=0.1))])
-    for part in ("tiny/numbers", "tiny/words", "ρ 1.00", "given depth", "heldout_loss", "of its step time"):
+    for part in ("tiny/numbers", "tiny/words", "ρ 1.00", "given depth", "heldout_loss", "x as fast"):
         assert part in found.reason
     expected = found.expected()
     assert expected is not None

@@ -81,7 +81,7 @@ def test_place_stays_within_a_budget_and_says_so(tmp_path: Path, capfd: Any) -> 
     run = place(trainer, lora_layers={"budget": 0.7}, guard=False, measure=False)
     outlook = Outlook.of(run.host.model, run.stack, run.placement, run.settings, trainer.args, run.units)
     assert outlook.step.ratio <= 0.7
-    assert f"predicted to take {outlook.step.ratio:.2f} of all-layer LoRA's step time (at most 0.7)" in " ".join(
+    assert f"predicted to take {outlook.step.ratio:.0%} of all-layer LoRA's step time (at most 70%)" in " ".join(
         capfd.readouterr().err.split()
     )
     assert run.statistics is not None
@@ -127,7 +127,7 @@ def test_plan_stays_within_a_budget_and_prints_what_a_larger_one_buys(run: Run, 
     document = done.document
     expected, placement = document["expected"]["step_ratio"], document["placement"]
     assert expected <= 0.6
-    assert f"predicted to take {expected:.2f} of all-layer LoRA's step time (at most 0.6)" in placement["reason"]
+    assert f"predicted to take {expected:.0%} of all-layer LoRA's step time (at most 60%)" in placement["reason"]
     assert "What a larger `budget` buys by `resnorm`" in done.words
     rows = document["front"]
     assert 2 <= len(rows) <= 10

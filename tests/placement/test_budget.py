@@ -139,7 +139,7 @@ def test_a_budget_is_a_strategy_by_score() -> None:
     assert (placement.strategy, placement.score) == ("budget", "resnorm")
     ratio = predict_step_ratio(12, placement.layers, checkpointing=True)
     assert ratio <= 0.6
-    assert f"predicted to take {ratio:.2f} of all-layer LoRA's step time (at most 0.6)" in placement.reason
+    assert f"predicted to take {ratio:.0%} of all-layer LoRA's step time (at most 60%)" in placement.reason
     assert place(budget=0.6, score="cka").layers == tuple(range(12 - len(place(budget=0.6, score="cka").layers), 12))
     assert place(budget=0.6, min_entry=9).layers == (9, 10, 11)
     assert set(place(budget=0.6, adaptable=(3, 7, 11)).layers) <= {3, 7, 11}

@@ -194,7 +194,7 @@ def _why(chosen: Option, used: list[CardMatch], query: CardQuery, rules: Transfe
     kept = f"kept {chosen.share_kept:.0%} of all-layer LoRA's gain in {_metrics(used)}"
     if len(used) > 1:
         kept += f" ({chosen.lowest_share_kept:.0%} at the least)"
-    seconds = "" if chosen.step_seconds_ratio is None else f" at {chosen.step_seconds_ratio:.2f} of its step time"
+    seconds = "" if chosen.step_seconds_ratio is None else f", a step {1 / chosen.step_seconds_ratio:.2f}x as fast,"
     floor = FLOORS[rules.prefer]
     short = "" if meets(chosen, rules.prefer) else f"; nothing that they tried kept {floor:.0%}, all-layer LoRA did"
     return f"{what}, {many}, which {kept}{seconds} on {_those_that_match(used)}{short}"

@@ -138,7 +138,7 @@ def show_strategies(
     """
     console.print("Predicted: how fast a step is beside all-layer LoRA's" + (", and peak memory" if memory else ""))
     table = Table(box=None, pad_edge=False)
-    for heading in ("strategy", "layers", "step", "prefix cached", *memory, "quality"):
+    for heading in ("strategy", "layers", "speed", "prefix cached", *memory, "quality"):
         table.add_column(heading, justify="left" if heading in {"strategy", "layers", "quality"} else "right")
     planned = costs[0].layers
     for cost in costs:

@@ -240,7 +240,8 @@ def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> 
     by = {"score": f"by `{score}`", "depth": "by depth", "chance": f"by chance with seed {request.seed}"}[strategy.by]
     share = f", the fewest that hold {request.cumulative_threshold:.0%} of it" if strategy.name == _CUMULATIVE else ""
     if strategy.name == BUDGET and request.step_ratio is not None:
-        share = f", predicted to take {request.step_ratio(layers):.2f} of all-layer LoRA's step time (at most {request.budget:g})"
+        ratio = request.step_ratio(layers)
+        share = f", predicted to take {ratio:.0%} of all-layer LoRA's step time (at most {request.budget:.0%})"
     return LayerPlacement(
         layers=layers,
         num_layers=request.num_layers,

@@ -21,6 +21,7 @@ from layercard.errors import SettingsError
 from layercard.files import write_text
 from layercard.pipeline.before.looking import locate_layers
 from layercard.placement.choose import choose_placement, needed_score
+from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
 from layercard_axolotl import compat
 from layercard_axolotl.adapter_keys import Selection
@@ -64,7 +65,8 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
     say.say(f"Adapt {describe(placement.layers, placement.num_layers)}.")
     say_sentences(say, [placement.reason])
     say.say(
-        f"Predicted step time with Axolotl alone: {predicted.ratio:.2f} of all-layer LoRA's; quality: {_quality(placement)}."
+        f"Predicted with Axolotl alone: a step is {as_fast(predicted.speedup)} as with all-layer LoRA; "
+        f"quality: {_quality(placement)}."
     )
     say.say("Axolotl alone does not end backpropagation at the lowest adapted layer.")
     say.say(f"`{KEY}: {list(placement.layers)}` does, where the run is not sharded.")

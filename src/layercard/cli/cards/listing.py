@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layercard import plugins
-from layercard.cli.cards.words import LEGEND, UNKNOWN, kept, ratio, say_refused, summary
+from layercard.cli.cards.words import LEGEND, UNKNOWN, kept, say_refused, speed, summary
 from layercard.cli.help import Command, examples
 from layercard.cli.next_steps import MATCH, say_next
 from layercard.cli.options import CONTEXT, output_options
@@ -58,12 +58,14 @@ def _asked_for(row: dict[str, Any], wanted: dict[str, str | None]) -> bool:
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("card", no_wrap=True)
-    for heading in ("layers", "from", "best", "kept", "step"):
-        table.add_column(heading, justify="right" if heading in {"layers", "kept", "step"} else "left", overflow="fold")
+    for heading in ("layers", "from", "best", "kept", "speed"):
+        table.add_column(
+            heading, justify="right" if heading in {"layers", "kept", "speed"} else "left", overflow="fold"
+        )
     for row in rows:
         best = row["best"]
         source = row["status"] if row["kind"] == "measured" else row["kind"]
         cells = [row["key"], str(row["num_layers"]), f"quick, {source}" if row["quick"] else source]
-        cells += [UNKNOWN] * 3 if best is None else [best["name"], kept(best), ratio(best["step_seconds_ratio"])]
+        cells += [UNKNOWN] * 3 if best is None else [best["name"], kept(best), speed(best["step_seconds_ratio"])]
         table.add_row(*map(Text, cells))
     return table

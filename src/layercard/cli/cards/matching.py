@@ -15,7 +15,7 @@ from layercard.anatomy.layers import describe
 from layercard.cards.options import Option
 from layercard.cards.query import ANOTHER_MODEL
 from layercard.cards.transfer import CardChoice, CardMatch
-from layercard.cli.cards.words import UNKNOWN, ratio
+from layercard.cli.cards.words import UNKNOWN, share, speed
 from layercard.cli.choosing import Answer, Asked, ask_cards
 from layercard.cli.loading import settled, skeleton
 from layercard.cli.next_steps import say_sentences
@@ -118,11 +118,11 @@ def _options_table(choice: CardChoice) -> Table:
     heading = f"What the cards that match lead one to expect, in {choice.metric}"
     table = Table(title=heading, title_justify="left", box=None, pad_edge=False)
     table.add_column("layers", no_wrap=True)
-    for name in ("many", "kept", "at the least", "step", "memory"):
+    for name in ("many", "kept", "at the least", "speed", "memory"):
         table.add_column(name, justify="right")
     for option in choice.options:
         shares = [f"{option.share_kept:.0%}", f"{option.lowest_share_kept:.0%}"]
-        ratios = [ratio(option.step_seconds_ratio), ratio(option.peak_memory_ratio)]
+        ratios = [speed(option.step_seconds_ratio), share(option.peak_memory_ratio)]
         style = "bold" if option == choice.chosen else ""
         table.add_row(*map(Text, [option.name, str(len(option.layers)), *shares, *ratios]), style=style)
     return table

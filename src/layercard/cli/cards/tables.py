@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from layercard.cli.cards.words import UNKNOWN, achieved, kept, number, ratio
+from layercard.cli.cards.words import UNKNOWN, achieved, kept, number, share, speed
 from layercard.sizes import bytes_text
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ LABELS = {"peak_bytes": "peak", "step_seconds": "seconds", "step_seconds_interva
 
 
 def outcomes_table(card: LayerCard) -> Table:
-    """Return a row a set of layers: the main metric, the share kept, step and memory over all-layer LoRA."""
+    """Return a row a set of layers: the main metric, the share kept, speed and memory beside all-layer LoRA's."""
     table = Table(title="What each set of layers reached and cost", title_justify="left", box=None, pad_edge=False)
-    for heading in ("layers adapted", "count", card.main_metric, "kept", "step", "memory"):
+    for heading in ("layers adapted", "count", card.main_metric, "kept", "speed", "memory"):
         table.add_column(heading, justify="left" if heading == "layers adapted" else "right")
     for name, outcome in card.outcomes.items():
         found = achieved(card, name)
         count = UNKNOWN if outcome.count is None else str(outcome.count)
-        costs = [ratio(outcome.step_seconds_ratio), ratio(outcome.peak_memory_ratio)]
+        costs = [speed(outcome.step_seconds_ratio), share(outcome.peak_memory_ratio)]
         table.add_row(*map(Text, [name, count, number(found["value"]), kept(found), *costs]))
     return table
 
@@ -86,7 +86,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, st
 
 def _shown(name: str, value: Any) -> str:
     if isinstance(value, list):
-        return "–".join(ratio(x) if isinstance(x, float) else str(x) for x in value)
+        return "–".join(f"{x:.2f}" if isinstance(x, float) else str(x) for x in value)
     if name == "peak_bytes":
         return bytes_text(value)
     return number(value) if isinstance(value, float) else str(value)

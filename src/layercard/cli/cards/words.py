@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from layercard.cli.output import Output
+from layercard.report.words import times
 
 if TYPE_CHECKING:
     from layercard.cards.card import LayerCard
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 UNKNOWN = "–"
 LEGEND = (
     "kept: share of all-layer LoRA's gain over the untuned model; with *, share of its metric.\n"
-    "step, memory: over all-layer LoRA's."
+    "speed, memory: beside all-layer LoRA's."
 )
 
 
@@ -59,9 +60,14 @@ def kept(found: Mapping[str, Any]) -> str:
     return UNKNOWN if found["relative_to_all_layers"] is None else f"{found['relative_to_all_layers']:.0%}*"
 
 
-def ratio(value: float | None) -> str:
-    """Return a ratio over all-layer LoRA."""
-    return UNKNOWN if value is None else f"{value:.2f}"
+def speed(step_ratio: float | None) -> str:
+    """Return how fast a step is beside all-layer LoRA's, whose time it takes `step_ratio` of."""
+    return UNKNOWN if step_ratio is None else times(1 / step_ratio)
+
+
+def share(value: float | None) -> str:
+    """Return a share of all-layer LoRA's."""
+    return UNKNOWN if value is None else f"{value:.0%}"
 
 
 def number(value: float | None) -> str:

@@ -92,12 +92,12 @@ class PrefixChoice:
             prefix_cached=True,
         )
         log.warning(
-            "The prefix cache needs about %s for one epoch; %s are kept in memory, the rest in %s. Predicted step time "
-            "of examples seen before: %.2f of all-layer LoRA's.",
+            "The prefix cache needs about %s for one epoch; %s are kept in memory, the rest in %s. Steps on examples "
+            "seen before are predicted to be %.2fx as fast as with all-layer LoRA.",
             "an unknown number of bytes" if self._projected is None else bytes_text(self._projected),
             bytes_text(limit),
             self._host.output_dir,
-            predicted.ratio,
+            predicted.speedup,
         )
 
 
