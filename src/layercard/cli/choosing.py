@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from layercard.cli.examine import Examined, examine
+from layercard.cli.examine import Examined, Given, examine
 from layercard.cli.loading import load_model
-from layercard.cli.options import DataSource, ModelSource
-from layercard.cli.output import Output
+from layercard.cli.options import DataSource
 from layercard.errors import ModelError, ProbeError, TooFewExamplesError, UntrainableError
 from layercard.pipeline.before.consulting import Consultation, Decision, bare_query, consult
 from layercard.pipeline.before.looking import locate_layers, without_a_look
 from layercard.pipeline.before.shelf import Shelf, may_speak, none_of, open_shelf
 from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
-from layercard.registry import Extensions
-from layercard.settings import PlacementSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,15 +30,9 @@ UNASKED = "Layer Cards may be of this model; give `--dataset` to consult them"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Given):
     """What a command was given, and the model without weights."""
 
-    model: ModelSource
-    data: DataSource
-    settings: PlacementSettings
-    targets: list[str] | None
-    extensions: Extensions
-    output: Output
     bare: Any
     stack: LayerStack
     adaptable: tuple[int, ...] | None = None
@@ -60,9 +51,7 @@ class Asked:
     def examine(self, score: str, loaded: nn.Module | None = None) -> Examined:
         """Probe; raise `UsageError` where no data were given."""
         self.require_data(score)
-        return examine(
-            self.model, self.data, self.settings, [score], self.targets, self.extensions, self.output, loaded=loaded
-        )
+        return examine(self, [score], loaded=loaded)
 
     def choose(self, examined: Examined | None) -> LayerPlacement:
         """Return the placement without Layer Cards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -28,6 +28,19 @@ from layercard.settings import PlacementSettings
 
 BATCH_SIZE = 8
 """Examples a batch where `probe_batch_size` is not given: no trainer says."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command was given, and what plugins supply to it."""
+
+    model: ModelSource
+    data: DataSource
+    settings: PlacementSettings
+    targets: list[str] | None
+    """The names of target modules; None: every linear module."""
+    extensions: Extensions
+    output: Output
 
 
 @dataclass(frozen=True)
@@ -64,35 +77,25 @@ class Examined:
         }
 
 
-def examine(
-    model: ModelSource,
-    data: DataSource,
-    settings: PlacementSettings,
-    scores: Sequence[str],
-    targets: list[str] | None,
-    extensions: Extensions,
-    output: Output,
-    *,
-    loaded: nn.Module | None = None,
-) -> Examined:
+def examine(given: Given, scores: Sequence[str], *, loaded: nn.Module | None = None) -> Examined:
     """Return statistics and scores; unknown scores, layers and modules are refused before anything is loaded.
 
     `loaded` is the model where it was loaded already.
     """
-    scorers = extensions.scorers
-    known = [scorers[name] for name in scores]
-    model = settled(model, data, output.say)
+    settings, extensions, targets = given.settings, given.extensions, given.targets
+    known = [extensions.scorers[name] for name in scores]
+    model = settled(given.model, given.data, given.output.say)
     bare = skeleton(model.name, model.purpose) if loaded is None else loaded
     layers_holding(bare, locate_layers(bare, settings.layers_path, extensions), targets)
-    examples = read_examples(model, data, settings, extensions, output, bare)
-    loaded = load_model(model, output.say) if loaded is None else loaded
+    examples = read_examples(replace(given, model=model), bare)
+    loaded = load_model(model, given.output.say) if loaded is None else loaded
     stack = locate_layers(loaded, settings.layers_path, extensions)
     facts = model_facts(loaded, stack)
     statistics = run_probe(
         loaded,
         examples.batches,
         stack=stack,
-        needs=needs_of(scores, scorers),
+        needs=needs_of(scores, extensions.scorers),
         rank=settings.probe_rank,
         seed=settings.random_seed,
         target_modules=targets,
@@ -100,18 +103,12 @@ def examine(
     return Examined(statistics, {s.name: checked(s.score(statistics), statistics) for s in known}, facts)
 
 
-def read_examples(
-    model: ModelSource,
-    data: DataSource,
-    settings: PlacementSettings,
-    extensions: Extensions,
-    output: Output,
-    bare: nn.Module,
-) -> ProbeData:
+def read_examples(given: Given, bare: nn.Module) -> ProbeData:
     """Return the batches that a settled model is probed on; what a person should know of them is said.
 
     `bare` is the model, with or without weights.
     """
+    model, data, settings, output = given.model, given.data, given.settings, given.output
     purpose = model.purpose
     assert purpose is not None  # the model is settled
     task, labels = purpose.task, _labels(model.name, purpose, data, output)
@@ -130,7 +127,7 @@ def read_examples(
         split=data.split,
         config=data.config,
         labels=labels,
-        tokenize=extensions.tokenize_examples,
+        tokenize=given.extensions.tokenize_examples,
     )
     if examples.skipped:
         output.say(f"{examples.skipped} sampled examples hold nothing to learn within the length and were left out.")

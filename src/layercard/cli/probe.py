@@ -46,12 +46,12 @@ def probe(context: click.Context, scores: tuple[str, ...], as_json: bool, **valu
     for name in wanted:
         extensions.scorers[name]
     with starting():
-        from layercard.cli.examine import examine
+        from layercard.cli.examine import Given, examine
     from layercard.cli.next_steps import SHARED, say_command
     from layercard.cli.tables import show_layers
 
     output = Output(as_json=as_json)
-    examined = examine(model, data, settings, wanted, target_modules(values), extensions, output)
+    examined = examine(Given(model, data, settings, target_modules(values), extensions, output), wanted)
     show_layers(output.console, examined.scores)
     s = examined.statistics
     output.say(f"{s.examples} examples, {s.tokens:,} tokens, {s.seconds:.1f} s.")
