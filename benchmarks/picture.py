@@ -3,8 +3,8 @@
 python benchmarks/picture.py           # prints the picture
 python benchmarks/picture.py --write   # writes docs/trade-off.svg
 
-Left from results/gradient_entry-smollm2-checkpointing.json, right from results/guard.json: the same model, the same four
-placements. The picture brings its own background and follows the reader's light or dark scheme.
+Left from results/gradient_entry-smollm2-checkpointing.json, right from results/guard-ground-truth.json: the same model, the
+same four placements. The picture brings its own background and follows the reader's light or dark scheme.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -64,17 +65,29 @@ def read(name: str) -> Any:
     return json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))["results"]
 
 
+def shares(placement: str) -> list[float]:
+    """Return the shares of all-layer LoRA's gain in held-out loss that a placement kept at the end of each run, sorted."""
+    runs: dict[tuple[str, float], dict[str, list[float]]] = {}
+    start: dict[tuple[str, float], float] = {}
+    for run in read("guard-ground-truth"):
+        key = run["data"], run["rate"]
+        runs.setdefault(key, {})[run["placement"]] = run["heldout_losses"]["200"]
+        if "0" in run["heldout_losses"]:
+            start[key] = mean(run["heldout_losses"]["0"])
+    gains = {key: {name: start[key] - mean(losses) for name, losses in of.items()} for key, of in runs.items()}
+    return sorted(of[placement] / of["all-layer"] for of in gains.values())
+
+
 def rows() -> list[Row]:
     """Return the placements of the picture."""
     timed = {
         row["placement"]: row["faster than all-layer LoRA"] for row in read("gradient_entry-smollm2-checkpointing")
     }
-    judged = read("guard")["trials"]["rows"]
     return [
         Row(
             label,
             {variant: timed[in_times][variant]["value"] for variant, _, _ in VARIANTS},
-            sorted(row["end"][0] for row in judged if row["placement"] == in_shares),
+            shares(in_shares),
         )
         for in_times, in_shares, label in PLACEMENTS
     ]
