@@ -43,8 +43,9 @@ NAMES = {"host": "as the host leaves it", "entry": "entry", "cache": "cache"}
 
 def kept(pattern: str) -> Any:
     """Return the one kept document of this name."""
-    (path,) = (ROOT / "benchmarks" / "results").glob(f"{pattern}.json")
-    return json.loads(path.read_text(encoding="utf-8"))
+    paths = list((ROOT / "benchmarks" / "results").glob(f"{pattern}.json"))
+    assert len(paths) == 1, f"{pattern} names {len(paths)} kept results; the README speaks of one"
+    return json.loads(paths[0].read_text(encoding="utf-8"))
 
 
 def scaled(value: Any) -> Any:
@@ -107,7 +108,8 @@ def statements(results: Results) -> list[str]:
     )
     trials = results("guard")["results"]["trials"]
     ends = [row["end"] for row in trials["rows"]]
-    warned = trials["as shipped"]["warnings"]["0.9"]
+    unseen = trials["as shipped, not fitted on"]
+    warned = unseen["warnings"]["0.9"]
     sooner, later = at_equal_time(results)
     gemma = [
         row["step_seconds_ratio"]
@@ -156,10 +158,10 @@ def statements(results: Results) -> list[str]:
         f"difference of losses over {len(axolotl['losses'])} steps is {axolotl['largest_difference_of_losses']:.1f}.",
         f"the last 5 layers are {plain['host']} as fast in TRL, {plain['entry']} with layercard.",
         f"takes {min(probe):.2f} to {max(probe):.2f} of a training step's",
-        f"took {overhead[SHARE]:.1%} of a {overhead['steps']}-step run: "
+        f"took {overhead[SHARE]:.1%} of a {overhead['steps']}-step run, where 3% was the aim: "
         f"{overhead['step speedup']:.2f}x as fast a step, {overhead['end-to-end speedup']:.2f}x as fast a run.",
-        f"Of {trials['as shipped']['placements']} placements the trial warned rightly of {warned['right']}, wrongly of "
-        f"{warned['wrong']}, and missed {warned['missed']}.",
+        f"Of {unseen['placements']} placements that its constants were not fitted on, the trial warned rightly of "
+        f"{warned['right']}, wrongly of {warned['wrong']}, and missed {warned['missed']}.",
         f"all {faster_learners(results)} placements kept more at 1e-3 than at 2e-4",
         f"mean ρ of {order['sum of resnorm']['mean']:.2f}, the mere number of layers (of equal ones the lower) with "
         f"{order['number of layers, then depth']['mean']:.2f}.",
@@ -247,21 +249,3 @@ def test_bars_are_as_long_as_their_labels_say() -> None:
     assert len(bars) == len(labels) == 12
     for bar, label in zip(bars, labels, strict=True):
         assert float(bar.attrib["width"]) / float((label.text or "")[:-1]) == pytest.approx(290 / 3, rel=0.005)
-
-
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])
-def test_links_within_the_repository_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(\s*([^)\s]+)\s*\)", text):
-        if not target.startswith(("http://", "https://")):
-            path, _, part = target.partition("#")
-            there = ((ROOT / page).parent / path).resolve() if path else ROOT / page
-            assert there.exists(), f"{page}: {target}"
-            if part:
-                heads = re.findall(r"(?m)^#+ (.+)$", there.read_text(encoding="utf-8"))
-                assert part in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
-
-
-def test_it_stays_short_and_keeps_its_two_commands(readme: str) -> None:
-    assert len(readme.splitlines()) <= 150
-    assert "\n    make demo" in readme and "\n    make test" in readme
