@@ -1,7 +1,6 @@
-"""Renders kept results for the READMEs: the Markdown tables of the gradient entry and of the guard, and the picture.
+"""Prints kept results as the Markdown tables of benchmarks/README.md: the gradient entry's and the guard's.
 
-python benchmarks/tables.py            # prints the tables
-python benchmarks/tables.py --plot     # writes docs/speedup.svg as well (needs matplotlib)
+python benchmarks/tables.py
 """
 
 from __future__ import annotations
@@ -80,37 +79,9 @@ def warnings_table() -> str:
     return "\n".join(lines)
 
 
-def plot(setup: str, path: Path) -> None:
-    """Write the bar chart of one setup."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "layercard"
-    from matplotlib import pyplot
-
-    rows = results(setup)
-    figure, axes = pyplot.subplots(figsize=(8.4, 3.6), layout="constrained")
-    labels = ("TRL as it is", "layercard: entry moved", "layercard: prefix cached, from the second epoch")
-    for index, (variant, label, colour) in enumerate(
-        zip(VARIANTS, labels, ("#b8bcc2", "#2f6fb2", "#12355b"), strict=True)
-    ):
-        values = [row["faster than all-layer LoRA"][variant]["value"] for row in rows]
-        places = [position + (1 - index) * 0.26 for position in range(len(rows), 0, -1)]
-        bars = axes.barh(places, values, height=0.24, label=label, color=colour)
-        axes.bar_label(bars, [f"{value:.1f}x" for value in values], padding=3, fontsize=8)
-    axes.set_yticks(range(len(rows), 0, -1), [row["placement"].replace(" over the", "\nover the") for row in rows])
-    axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_xlabel("times faster than a step of all-layer LoRA")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center right")
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
-    """Print the tables; write the picture where asked."""
+    """Print the tables."""
     sys.stdout.write("\n\n".join([*map(table, TITLES), guard_table(), warnings_table()]) + "\n")
-    if "--plot" in sys.argv[1:]:
-        plot("hidden-768", HERE.parent / "docs" / "speedup.svg")
 
 
 if __name__ == "__main__":
