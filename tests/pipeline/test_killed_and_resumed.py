@@ -37,7 +37,8 @@ assert resume or cache == "off" or run.report.prefix_cache["hits"] > 0  # memory
 
 
 def run(script: Path, folder: Path, kill_at: int, cache: str, mode: str) -> int:
-    paths = os.pathsep.join(str(Path(__file__).parents[1] / name) for name in ("", "probing"))
+    own = (str(Path(__file__).parents[1] / name) for name in ("", "probing"))
+    paths = os.pathsep.join([*own, *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(folder), str(kill_at), cache, mode]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
