@@ -29,7 +29,7 @@ COMMANDS = {
     "Before training": ("probe", "plan", "cards", "measure"),
     "Training": ("trl-sft", "demo"),
     "After training": ("report", "compare"),
-    "This installation": ("plugins",),
+    "This installation": ("doctor", "plugins"),
 }
 FEW = 8
 """As many options need no headings."""
