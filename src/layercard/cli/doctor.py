@@ -41,14 +41,15 @@ STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 @click.pass_context
 def doctor(context: click.Context, output_dir: Path, as_json: bool) -> None:
     """Check this installation and machine, and place and train a toy run."""
-    with starting():
-        from layercard.doctor.run import examine
 
     def usable(manager: pluggy.PluginManager) -> None:
         context.obj["build_cli"](manager)
         plugins.extensions(manager)
 
-    manager, broken = plugins.sound_manager(usable)
+    with starting():
+        from layercard.doctor.run import examine
+
+        manager, broken = plugins.sound_manager(usable)
     output = Output(as_json=as_json)
     rows = describe_plugins(manager, context.obj["commands"])
     checks = examine(manager, rows, broken, output_dir)
