@@ -34,6 +34,7 @@ ORDER = [
     ["pipeline.during"],
     ["pipeline.place", "pipeline.probe"],
     ["study", "testing"],
+    ["doctor"],
     ["cli"],
     ["__main__"],
 ]

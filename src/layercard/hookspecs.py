@@ -1,7 +1,7 @@
 """The hooks through which plugins join layercard; built-ins use the same ones.
 
 `register_*` fills a registry, `provide_*` returns data, `locate_*` and `tokenize_*` stop at the first answer, `after_*`
-observes.
+observes, `diagnose` looks at itself.
 A plugin is a module or object with functions of these names, decorated with `layercard.hookimpl` and named by an
 entry point of the group `layercard`. Stable: `register_scorers`, `locate_decoder_layers` and `provide_cards`.
 """
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
+    from layercard.doctor.check import Check
     from layercard.hosts.protocol import Host
+    from layercard.pipeline.placed_run import PlacedRun
     from layercard.placement.placement import LayerPlacement
     from layercard.placement.strategies import Strategy
     from layercard.scores.base import Scorer
@@ -77,3 +79,12 @@ def tokenize_examples(tokenizer: Any, examples: list[dict[str, Any]]) -> list[di
 @hookspec
 def after_placement(placement: LayerPlacement) -> None:
     """Observe a placement that was applied and verified."""
+
+
+@hookspec
+def diagnose(folder: Path, place: Callable[..., PlacedRun]) -> Iterable[Check]:  # type: ignore[empty-body]
+    """Return what `layercard doctor` should say of the plugin's host: whether it is there, and places layers in a toy run.
+
+    `folder` is empty and goes afterwards; `place` is `layercard.place` with the plugins that work. `layercard.doctor.toy`
+    holds a model, rows and checks for it. Whatever is raised is a failed check of this plugin.
+    """

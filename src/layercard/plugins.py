@@ -1,13 +1,15 @@
 """Builds the plugin manager and asks it for what plugins supply.
 
 `build_manager` makes a fresh one (tests do); `manager` keeps one for the process. A clash of names raises and names
-both owners; a name that nobody registered raises and suggests the nearest.
+both owners; a name that nobody registered raises and suggests the nearest. A plugin that cannot be loaded raises too: to
+train without it would be to train otherwise than was asked for. Only `layercard doctor` goes on, by `sound_manager`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +32,60 @@ def shown_owner(name: str) -> str:
     return BUILT_INS if name == COMMANDS else name
 
 
-def build_manager(plugins: Iterable[tuple[str, Any]] = (), *, entry_points: bool = True) -> pluggy.PluginManager:
-    """Return a manager with the built-ins, the `plugins` given as (name, plugin), and the installed ones."""
+def build_manager(
+    plugins: Iterable[tuple[str, Any]] = (), *, entry_points: bool = True, installed: Collection[str] | None = None
+) -> pluggy.PluginManager:
+    """Return a manager with the built-ins, the `plugins` given as (name, plugin), and the installed ones.
+
+    With `installed` those of these names alone. Raises `PluginError` where an installed one cannot be loaded.
+    """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(builtins, name=BUILT_INS)
     for name, plugin in plugins:
         manager.register(plugin, name=name)
     if entry_points:
-        manager.load_setuptools_entrypoints(hookspecs.PROJECT)
+        for name in installed_names() if installed is None else installed:
+            _load(manager, name)
     manager.check_pending()
     return manager
+
+
+def installed_names() -> list[str]:
+    """Return the names of the installed plugins, each once."""
+    return list(dict.fromkeys(point.name for point in entry_points(group=hookspecs.PROJECT)))
+
+
+def _load(manager: pluggy.PluginManager, name: str) -> None:
+    try:
+        manager.load_setuptools_entrypoints(hookspecs.PROJECT, name)
+        manager.check_pending()
+    except Exception as error:
+        raise PluginError(
+            f"The plugin `{name}` cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}. Mend or uninstall "
+            "it; `layercard doctor` checks every plugin."
+        ) from error
+
+
+def sound_manager(
+    accepts: Callable[[pluggy.PluginManager], object],
+) -> tuple[pluggy.PluginManager, dict[str, Exception]]:
+    """Return a manager of the installed plugins that can be used together, and by name what is wrong with the others.
+
+    `accepts` raises for a manager that cannot be used. The plugins are tried in the order in which they are installed, so of
+    two that clash the first stays.
+    """
+    sound, broken = build_manager(installed=()), {}
+    names: list[str] = []
+    for name in installed_names():
+        try:
+            candidate = build_manager(installed=(*names, name))
+            accepts(candidate)
+        except Exception as error:  # noqa: BLE001  a plugin may raise whatever it likes
+            broken[name] = error
+        else:
+            sound, names = candidate, [*names, name]
+    return sound, broken
 
 
 @cache

@@ -21,6 +21,9 @@ from layercard.cli.help import PLUGINS, Group, examples, missing
 from layercard.cli.options import CONTEXT
 from layercard.errors import EXIT_FAILED, EXIT_INTERRUPTED, LayercardError
 
+DOCTOR = "doctor"
+"""The command that runs where plugins cannot be loaded."""
+
 
 def build_cli(manager: pluggy.PluginManager) -> click.Group:
     """Return the group with every command that plugins register."""
@@ -35,7 +38,7 @@ def build_cli(manager: pluggy.PluginManager) -> click.Group:
     @click.version_option(__version__, message="layercard %(version)s")
     @click.pass_context
     def cli(context: click.Context, debug: bool) -> None:
-        context.obj |= {"debug": debug, "manager": manager, "commands": commands}
+        context.obj |= {"debug": debug, "manager": manager, "commands": commands, "build_cli": build_cli}
 
     commands = command_registry(manager)
     for command in commands.values():
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `arguments` default to the process's."""
     state: dict[str, Any] = {"debug": False}
     try:
-        cli = build_cli(plugins.manager())
+        cli = _command_line(sys.argv[1:] if arguments is None else arguments)
         code = cli.main(arguments, prog_name="layercard", standalone_mode=False, obj=state)
     except click.ClickException as error:
         told = _naming_plugin(error)
@@ -64,6 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "" if state["debug"] else " (`layercard --debug …` shows where)"
         return _failed(f"{type(error).__name__}: {_one_line(error)}{hint}", EXIT_FAILED, debug=state["debug"])
     return code if isinstance(code, int) else 0
+
+
+def _command_line(arguments: Sequence[str]) -> click.Group:
+    """Return the command line of all plugins; for `doctor` of those that can be used, since it says what is wrong with others."""
+    if next((word for word in arguments if not word.startswith("-")), None) == DOCTOR:
+        return build_cli(plugins.sound_manager(build_cli)[0])
+    return build_cli(plugins.manager())
 
 
 def _naming_plugin(error: click.ClickException) -> click.ClickException:

@@ -9,6 +9,7 @@ classes have, so that the class can join a `TrlParser((...))`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -134,8 +135,10 @@ class PlacementSettings:
             given["cards"] = "off"
         known = [f.name for f in fields(cls)]
         for name in given:
-            if name not in known:
-                raise SettingsError(f"`{name}` is not a setting.{nearest(name, known)} Settings are {one_of(known)}.")
+            if name not in known:  # names of YAML may be numbers, or null
+                raise SettingsError(
+                    f"`{name}` is not a setting.{nearest(str(name), known)} Settings are {one_of(known)}."
+                )
         settings = cls(**given)
         return settings.validated()
 
@@ -229,4 +232,5 @@ def _spelled_out(settings: PlacementSettings) -> PlacementSettings:
 
 
 def _is_integer(text: str) -> bool:
-    return text.lstrip("-").isdigit()
+    """Whether it is a whole number in ASCII of a length that Python reads: `isdigit` takes ² and `--3` for some too."""
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None

@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 from layercard.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
     import click
 
+    from layercard.doctor.check import Check
     from layercard.hosts.protocol import Host
+    from layercard.pipeline.placed_run import PlacedRun
 
 
 @hookimpl
@@ -42,3 +47,11 @@ def register_commands(cli: click.Group) -> None:
 
     cli.add_command(trl_sft)
     cli.add_command(demo)
+
+
+@hookimpl
+def diagnose(folder: Path, place: Callable[..., PlacedRun]) -> Iterator[Check]:
+    """Place and train a real `SFTTrainer` over the toy."""
+    from layercard_trl.diagnosis import check_sft
+
+    yield check_sft(folder, place)
