@@ -14,13 +14,14 @@ OPTIONS = {
     "Model": ("target_modules", "task", "dtype", "load_in_4bit", "device", "model_id", "model_revision", "gguf"),
     "Data": ("dataset", "dataset_config", "split", "column", "max_length", "heldout", "heldout_split", "dataset_id"),
     "Layers": (
-        "lora_layers", "strategy", "num_layers", "fraction", "indices", "cumulative_threshold", "score", "prefer",
-        "min_entry", "layers_path", "other_stacks", "random_seed",
+        "lora_layers", "layers", "sweep", "strategy", "num_layers", "fraction", "indices", "cumulative_threshold", "score",
+        "prefer", "min_entry", "layers_path", "other_stacks", "random_seed",
     ),
     "Layer Cards": ("cards", "community_cards", "min_spearman"),
     "Probe": ("scores", "probe_examples", "probe_batch_size", "probe_rank", "probe_budget", "probe_seeds"),
     "Training": ("steps", "batch_size", "learning_rate", "seeds", "rank", "alpha", "gradient_checkpointing"),
     "Prediction": ("checkpointing", "time_costs", "gradient_entry", "checkpointing_above_entry"),
+    "Measuring": ("rounds", "inference", "new_tokens"),
     "Judging": ("heldout_examples", "eval_batch_size", "generate", "max_new_tokens", "cost_rounds"),
     "Output": ("path", "output", "work", "check", "quick", "as_json", "help"),
 }  # fmt: skip
