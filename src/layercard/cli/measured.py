@@ -20,7 +20,7 @@ from layercard.study.measure import Measurement, RunCost
 from layercard.study.settings import StudySettings
 from layercard.study.steps import PHASE_ROUNDS
 
-REFERENCE = "the reference"
+REFERENCE = "reference"
 SERVING = "Serving engines batch requests and have kernels for adapters: expect other numbers there."
 Placements = Mapping[str, LayerPlacement]
 
@@ -51,7 +51,8 @@ def show(output: Output, measured: Measurement, placed: Placements, settings: St
 def _table(headings: Sequence[str], left: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in left else "right", overflow="fold")
+        text = heading in left
+        table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     return table
 
 
@@ -62,8 +63,7 @@ def _speeds(measured: Measurement, placed: Placements) -> Table:
             table.add_row(run.name, "all", _ms(run.step_seconds), times(1.0), "", REFERENCE)
             continue
         layers = describe(placed[run.name].layers, placed[run.name].num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
-        noisy = run.speedup.told == "too noisy to tell"
-        speed = "too noisy" if noisy else times(run.speedup.value)
+        speed = _short(run.speedup)
         interval = interval_words((run.speedup.low, run.speedup.high))
         table.add_row(run.name, layers, _ms(run.step_seconds), speed, interval, quality_word(placed[run.name]))
     return table
@@ -97,7 +97,7 @@ def _answers(runs: Sequence[RunCost]) -> Table:
 
 
 def _short(ratio: Ratio) -> str:
-    return "too noisy" if ratio.told == "too noisy to tell" else times(ratio.value)
+    return ratio.told if ratio.told == "too noisy to tell" else times(ratio.value)
 
 
 def _sentence(name: str, ratio: Ratio) -> str:
