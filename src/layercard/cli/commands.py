@@ -36,14 +36,15 @@ def command_registry(manager: pluggy.PluginManager) -> Registry[NamedCommand]:
 
 @hookimpl
 def register_commands(cli: click.Group) -> None:
-    """Add `probe`, `plan`, `report`, `compare`, `plugins`, `doctor` and `cards`."""
+    """Add `probe`, `plan`, `measure`, `report`, `compare`, `plugins`, `doctor` and `cards`."""
     from layercard.cli.cards.group import cards
     from layercard.cli.compare import compare
     from layercard.cli.doctor import doctor
+    from layercard.cli.measure import measure
     from layercard.cli.plan import plan
     from layercard.cli.plugins import plugins
     from layercard.cli.probe import probe
     from layercard.cli.report import report
 
-    for command in (probe, plan, report, compare, plugins, doctor, cards):
+    for command in (probe, plan, measure, report, compare, plugins, doctor, cards):
         cli.add_command(command)

@@ -3,7 +3,7 @@
 The count is deterministic: every storage that a torch operation allocates during the step is added when it appears
 and subtracted when it is freed, recomputed activations of checkpointed layers and gradients included; the model's
 own parameters and buffers are added to the highest sum. It does not see what a kernel allocates inside itself.
-Neither way holds optimizer state, which does not exist before the first optimizer step.
+Neither way holds optimizer state, which does not exist before the first optimizer step, unless the step takes one.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-CUDA_METHOD = "CUDA allocator's peak in a step, without optimizer state"
+CUDA_METHOD = "CUDA allocator's peak in a step"
 COUNT_METHOD = (
     "approximation: the model's bytes and the highest sum of live tensor bytes in a step, without what kernels "
-    "allocate inside themselves and without optimizer state"
+    "allocate inside themselves"
 )
+_WITHOUT = {CUDA_METHOD: ", without optimizer state", COUNT_METHOD: " and without optimizer state"}
 
 
-def memory_method(device: torch.device) -> str:
-    """Return the name of the way `peak_bytes` measures on this device, for the report's `memory_method`."""
-    return CUDA_METHOD if device.type == "cuda" else COUNT_METHOD
+def memory_method(device: torch.device, *, optimizer: bool = False) -> str:
+    """Return the name of the way `peak_bytes` measures on this device, for the report's `memory_method`.
+
+    `optimizer`: whether the step updates weights and its state is held.
+    """
+    method = CUDA_METHOD if device.type == "cuda" else COUNT_METHOD
+    return f"{method}; optimizer state included" if optimizer else method + _WITHOUT[method]
 
 
 def peak_bytes(step: Callable[[], None], model: nn.Module, device: torch.device) -> int:

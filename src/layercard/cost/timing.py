@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
 COVERAGE = 0.95
 Clock: TypeAlias = Callable[[], float]
+Told: TypeAlias = Literal["faster", "slower", "too noisy to tell"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Ratio:
     high: float
     coverage: float
     pairs: int
+
+    @property
+    def told(self) -> Told:
+        """What it says of the second variant: nothing where the interval holds 1."""
+        if self.low <= 1 <= self.high:
+            return "too noisy to tell"
+        return "faster" if self.value > 1 else "slower"
 
 
 @dataclass(frozen=True)

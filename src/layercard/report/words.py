@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layercard.anatomy.layers import describe
+from layercard.anatomy.words import describe
 
 FIELDS = {
     "step_speedup": "speedup of a step",

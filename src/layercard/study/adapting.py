@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,16 @@ WARM_UP = 0.1
 _TASKS: dict[Task, str] = {"causal": TaskType.CAUSAL_LM, "classification": TaskType.SEQ_CLS}
 
 
-class Rows(torch.utils.data.Dataset[Tokens]):
-    """Tokenized rows in their order."""
+class Rows(torch.utils.data.Dataset[Mapping[str, Any]]):
+    """Tokenized rows, or whole batches of them, in their order."""
 
-    def __init__(self, rows: Sequence[Tokens]) -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Tokens:
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self._rows[index]
 
 
@@ -50,16 +50,27 @@ def adapted(
     base: nn.Module, task: Task, settings: StudySettings, seed: int, extensions: Extensions
 ) -> tuple[PeftModel, LayerStack]:
     """Return a copy of `base` with LoRA adapters on every layer; the same seed gives the same initial values."""
-    bare = copy.deepcopy(base)
-    stack = locate_layers(bare, None, extensions)
+    return with_adapters(copy.deepcopy(base), task, settings, seed, extensions)
+
+
+def with_adapters(
+    bare: nn.Module,
+    task: Task,
+    settings: StudySettings,
+    seed: int,
+    extensions: Extensions,
+    layers_path: str | None = None,
+) -> tuple[PeftModel, LayerStack]:
+    """Put LoRA adapters on every layer of `bare` itself, and return the PeftModel with its layers."""
+    stack = locate_layers(bare, layers_path, extensions)
     names = sorted({target.name for target in find_targets(bare, stack, names=settings.target_modules)})
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, target_modules=names, task_type=_TASKS[task], lora_dropout=0.0
+        r=settings.rank, lora_alpha=settings.alpha, target_modules=names, task_type=_TASKS.get(task), lora_dropout=0.0
     )
     with random_state(seed):
         model = get_peft_model(bare, config)
     check_narrowable(model)
-    return model, locate_layers(model, None, extensions)
+    return model, locate_layers(model, layers_path, extensions)
 
 
 def make_trainer(
@@ -67,6 +78,13 @@ def make_trainer(
 ) -> Trainer:
     """Return a plain trainer that goes through `rows` in their order."""
     pad = pad_id(tokenizer)
+    return plain_trainer(model, Rows(rows), lambda r: collate(r, pad), settings, seed, folder)
+
+
+def plain_trainer(
+    model: PeftModel, rows: Rows, collator: Callable[[Any], Any], settings: StudySettings, seed: int, folder: Path
+) -> Trainer:
+    """Return a plain trainer that goes through `rows` in their order, on one device."""
     args = TrainingArguments(
         output_dir=str(folder),
         use_cpu=next(model.parameters()).device.type == "cpu",
@@ -85,7 +103,9 @@ def make_trainer(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(model=model, args=args, train_dataset=Rows(rows), data_collator=lambda r: collate(r, pad))
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # the model is on one; DataParallel would spread every batch over all
+    trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=collator)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -116,12 +136,14 @@ class Entered(TrainerCallback):
 
 
 @contextmanager
-def narrowed(model: PeftModel, stack: LayerStack, layers: Sequence[int]) -> Iterator[None]:
-    """Adapt only `layers` inside the block."""
-    if len(set(layers)) == len(stack):
+def narrowed(
+    model: PeftModel, stack: LayerStack, layers: Sequence[int], shed_towers: Collection[str] = ()
+) -> Iterator[None]:
+    """Adapt only `layers` inside the block, and nothing in `shed_towers`."""
+    if len(set(layers)) == len(stack) and not shed_towers:
         yield
         return
-    narrowing = narrow(model, stack, layers)
+    narrowing = narrow(model, stack, layers, shed_towers=shed_towers)
     try:
         yield
     finally:

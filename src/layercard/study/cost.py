@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import TrainerCallback
 
+from layercard.anatomy.gradient_entry import GradientEntry
 from layercard.anatomy.layers import LayerStack
 from layercard.cost.memory import memory_method, peak_bytes
 from layercard.cost.timing import Timings, Variant, alternate
-from layercard.cost.untouched import clear_gradients, untouched
+from layercard.cost.untouched import clear_gradients
 from layercard.hosts.plain import PlainHost
 from layercard.pipeline.during.variants import largest, stepper
-from layercard.study.adapting import adapted, entry_of, make_trainer, narrowed
+from layercard.study.adapting import adapted, make_trainer
 from layercard.study.arms import ALL_LAYERS, Arm
+from layercard.study.beginning import at_beginning, placed
 from layercard.study.examples import training_rows
 from layercard.study.training import Subject
 
@@ -46,11 +47,10 @@ def measure_costs(subject: Subject, arms: Sequence[Arm], seed: int) -> dict[str,
     model, stack = adapted(subject.base, subject.task, settings, seed, subject.extensions)
     with tempfile.TemporaryDirectory(prefix="layercard-study-") as folder:
         trainer = make_trainer(model, rows, subject.tokenizer, settings, seed, Path(folder))
-        timer = _AtBeginning(PlainHost(trainer), model, stack, arms, settings.cost_rounds)
-        trainer.add_callback(timer)
-        trainer.train()
+        host = PlainHost(trainer)
+        costs = at_beginning(host, lambda args: _costs(host, model, stack, arms, args, settings.cost_rounds))
     device = next(model.parameters()).device
-    return {"arms": timer.costs, "clock": clock_name(device), "memory_method": memory_method(device)}
+    return {"arms": costs, "clock": clock_name(device), "memory_method": memory_method(device)}
 
 
 def clock_name(device: torch.device) -> str:
@@ -58,43 +58,29 @@ def clock_name(device: torch.device) -> str:
     return CPU_CLOCK if device.type == "cpu" else WALL_CLOCK
 
 
-class _AtBeginning(TrainerCallback):
-    """Measures when training begins, then ends the run after its first step."""
+def _costs(
+    host: PlainHost, model: PeftModel, stack: LayerStack, arms: Sequence[Arm], args: Any, rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Run every arm once for its memory, then the rounds."""
+    batches = host.step_batches(BATCHES)
+    step, biggest = stepper(host, batches), largest(batches)
+    variants = [Variant(arm.name, partial(_as_placed, model, stack, arm, args), step) for arm in arms]
+    peaks = {variant.name: _peak(host, variant, biggest) for variant in variants}
+    clock = time.process_time if clock_name(host.device) == CPU_CLOCK else time.perf_counter
+    return _relative(alternate(variants, rounds=rounds, clock=clock), peaks)
 
-    def __init__(self, host: PlainHost, model: PeftModel, stack: LayerStack, arms: Sequence[Arm], rounds: int) -> None:
-        self._host, self._model, self._stack, self._arms, self._rounds = host, model, stack, arms, rounds
-        self.costs: dict[str, dict[str, Any]] = {}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Run every arm once for its memory, then the rounds."""
-        batches = self._host.step_batches(BATCHES)
-        step = stepper(self._host, batches)
-        biggest = largest(batches)
-        with self._host.preserved(), untouched(self._model):
-            variants = [Variant(arm.name, partial(self._as_placed, arm, args), step) for arm in self._arms]
-            peaks = {variant.name: self._peak(variant, biggest) for variant in variants}
-            clock = time.process_time if clock_name(self._host.device) == CPU_CLOCK else time.perf_counter
-            self.costs = _relative(alternate(variants, rounds=self._rounds, clock=clock), peaks)
+def _as_placed(
+    model: PeftModel, stack: LayerStack, arm: Arm, args: Any
+) -> AbstractContextManager[GradientEntry | None]:
+    return placed(model, stack, arm.layers, args, moved=arm.name != ALL_LAYERS)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop: what was wanted is measured."""
-        control.should_training_stop = True
 
-    @contextmanager
-    def _as_placed(self, arm: Arm, args: Any) -> Iterator[None]:
-        with narrowed(self._model, self._stack, arm.layers):
-            entry = None if arm.name == ALL_LAYERS else entry_of(self._model, self._stack, arm.layers, args)
-            if entry is None:
-                yield
-                return
-            with entry:
-                yield
-
-    def _peak(self, variant: Variant, batch: int) -> int:
-        with variant.entered():
-            peak = peak_bytes(partial(variant.step, batch), self._model, self._host.device)
-        clear_gradients(self._model)
-        return peak
+def _peak(host: PlainHost, variant: Variant, batch: int) -> int:
+    with variant.entered():
+        peak = peak_bytes(partial(variant.step, batch), host.model, host.device)
+    clear_gradients(host.model)
+    return peak
 
 
 def _relative(timings: Timings, peaks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
