@@ -17,12 +17,13 @@ AXOLOTL_PACKAGE := plugins/layercard-axolotl
 AXOLOTL_STAMP := .venv-axolotl/.installed-$(AXOLOTL)
 NEXT_STAMP := .venv-axolotl-next/.installed-$(AXOLOTL_NEXT)
 
-.PHONY: axolotl axolotl-next help install demo test lint format types bench clean
+.PHONY: axolotl axolotl-next help install demo test fuzz lint format types bench clean
 
 help:
 	@echo "make demo     train SmolLM2-135M on docstrings, placed and all-layer, and show the speedup and its cost"
 	@echo "make test     run all tests"
 	@echo "make axolotl  test the Axolotl plugin in an environment of its own (axolotl-next: its newest release, Python 3.12)"
+	@echo "make fuzz     look for what breaks, with other examples each time: 10,000 card files, and as many times more of the others"
 	@echo "make lint     check style and formatting      make format   apply them"
 	@echo "make types    check types                     make bench    run every benchmark in its quick form"
 	@echo "make clean    remove environments and caches"
@@ -39,11 +40,14 @@ $(STAMP): pyproject.toml plugins/layercard-trl/pyproject.toml plugins/layercard-
 demo: install
 	$(BIN)/layercard demo
 
-test: export OMP_NUM_THREADS = 1
-test: export HF_HUB_OFFLINE = 1
-test: export TOKENIZERS_PARALLELISM = false
+test fuzz: export OMP_NUM_THREADS = 1
+test fuzz: export HF_HUB_OFFLINE = 1
+test fuzz: export TOKENIZERS_PARALLELISM = false
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+fuzz: install
+	HYPOTHESIS_PROFILE=search FUZZ_TIMES=40 $(BIN)/python -m pytest --numprocesses 2 --timeout 7200 tests/fuzz
 
 axolotl axolotl-next: export OMP_NUM_THREADS = 1
 axolotl: $(AXOLOTL_STAMP)
@@ -67,7 +71,7 @@ define axolotl_environment
 		$(2)/bin/pip install --quiet --disable-pip-version-check axolotl==$(3) && \
 		$(2)/bin/pip freeze > $(2)/axolotl-as-installed.txt; }
 	$(2)/bin/pip install --quiet --disable-pip-version-check --constraint $(2)/axolotl-as-installed.txt \
-		-e . -e $(AXOLOTL_PACKAGE) "pytest>=8" "pytest-timeout>=2.3"
+		-e . -e $(AXOLOTL_PACKAGE) "pytest>=8" "pytest-timeout>=2.3" "hypothesis>=6.100"
 	@touch $(4)
 endef
 

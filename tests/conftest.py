@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from trl_names import uses_trl
+
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("search", derandomize=False, print_blob=True)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "fixed")
+)  # a change is judged by the same examples as the last
 
 IMPORTS_TRL = re.compile(r"""^\s*(from|import) trl\b|importorskip\(["']trl["']\)""", re.MULTILINE)
 

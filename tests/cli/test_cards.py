@@ -50,8 +50,8 @@ def test_list_shows_shipped_and_own_cards_with_the_best_and_its_cost(run: Run, o
     assert best["step_seconds_ratio"] == pytest.approx(2 / 3)
     assert rows["tiny/words"]["best"]["relative_to_all_layers"] == pytest.approx(0.96)
     text = run("list", "--model", "tiny").words
-    assert "tiny/numbers 6 community mid 86% 0.67" in text
-    assert "tiny/words 6 published mid 96%* 0.75" in text
+    assert "tiny/numbers 6 community mid 86% 1.50x" in text
+    assert "tiny/words 6 published mid 96%* 1.33x" in text
     assert f"2 of {len(rows)} cards" in text
 
 
@@ -83,7 +83,7 @@ def test_show_says_everything_a_card_holds(run: Run, own: Path) -> None:
     for part in (
         "org/tiny, 6 layers",
         "rank 8, alpha 16, q_proj, v_proj",
-        "mid 2 1.4 86% 0.67",
+        "mid 2 1.4 86% 1.50x",
         "Kendall τ",
         "resnorm",
     ):

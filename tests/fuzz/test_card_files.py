@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -141,7 +142,7 @@ def test_sound_cards_can_be_used(document: Any, path: Path) -> None:
     use(card)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(changed())
 def test_what_is_accepted_can_be_used(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document), encoding="utf-8")
@@ -152,7 +153,7 @@ def test_what_is_accepted_can_be_used(path: Path, document: Any) -> None:
         assert read(path) == card
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=examples())
 @given(st.data())
 def test_damaged_bytes_are_read_or_refused(path: Path, data: st.DataObject) -> None:
     content = bytearray(json.dumps(data.draw(st.sampled_from(SOUND))).encode())

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from effort import examples
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from layercard.data import probe_data
@@ -102,7 +103,9 @@ def written(folder: Path, content: tuple[str, bytes]) -> str:
     return str(path)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    deadline=None, max_examples=examples(), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(CONTENTS)
 def test_files_are_read_or_refused(folder: Path, content: tuple[str, bytes]) -> None:
     source = written(folder, content)
@@ -119,12 +122,18 @@ def test_files_are_read_or_refused(folder: Path, content: tuple[str, bytes]) -> 
     assert len(values) >= len(records)
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(CONTENTS, st.sampled_from(get_args(Task)), st.data())
+@settings(
+    deadline=None, max_examples=examples(200), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@example(("jsonl", b'{"tokens": [], "labels": []}'), "token-classification", None)
+@given(
+    CONTENTS,
+    st.sampled_from(get_args(Task)),
+    st.none() | st.dictionaries(st.sampled_from(COLUMNS), st.sampled_from(COLUMNS), max_size=2),
+)
 def test_rows_are_tokenized_or_refused(
-    folder: Path, tokenizer: Any, content: tuple[str, bytes], task: Any, data: st.DataObject
+    folder: Path, tokenizer: Any, content: tuple[str, bytes], task: Any, columns: Any
 ) -> None:
-    columns = data.draw(st.none() | st.dictionaries(st.sampled_from(COLUMNS), st.sampled_from(COLUMNS), max_size=2))
     try:
         found = probe_data(
             written(folder, content),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_args, get_type_hints
 
-from hypothesis import given
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layercard import PlacementSettings
@@ -65,6 +66,7 @@ def settled(*given: Any, **values: Any) -> PlacementSettings | None:
         return None
 
 
+@settings(deadline=None, max_examples=examples())
 @given(VALUES | st.text() | MAPPINGS)
 def test_only_a_settings_error_escapes(written: Any) -> None:
     found = settled(written)
@@ -73,6 +75,7 @@ def test_only_a_settings_error_escapes(written: Any) -> None:
         assert PlacementSettings.from_user(found) == found
 
 
+@settings(deadline=None, max_examples=examples())
 @given(MAPPINGS)
 def test_single_settings_are_read_like_a_mapping(values: dict[str, Any]) -> None:
     found = settled(**values)
@@ -80,6 +83,7 @@ def test_single_settings_are_read_like_a_mapping(values: dict[str, Any]) -> None
         assert found.validated() == found
 
 
+@settings(deadline=None, max_examples=examples())
 @given(st.text(alphabet="{}[]:, 'abhigh0.5-&*!|>%@`\"\n\t\0", max_size=20).map(lambda text: f"{{{text}"))
 def test_a_mapping_in_a_shell_is_read_or_refused(written: str) -> None:
     settled(written)

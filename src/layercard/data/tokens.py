@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from layercard.data.chat import IGNORED, renamed, text_tokenizer, tokenize_by_template
@@ -195,7 +196,7 @@ class _Encoder:
             )
         encoded = self.tokenizer(words, is_split_into_words=True, **self.cut)
         numbers = encoded.word_ids()
-        starts = [n is not None and n != before for n, before in zip(numbers, [None, *numbers[:-1]], strict=True)]
+        starts = [n is not None and n != before for before, n in pairwise([None, *numbers])]
         labels = [classes[n] if first else IGNORED for n, first in zip(numbers, starts, strict=True)]
         return self._inputs(encoded) | {"labels": labels}
 

@@ -34,10 +34,10 @@ class ConfigFile:
     @classmethod
     def read(cls, path: Path) -> ConfigFile:
         """Read the file; raise `SettingsError` where it is no YAML mapping of one key a line."""
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             values = YAML().load(text)
-        except YAMLError as error:
+        except (YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, dates that are none
             raise SettingsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, CommentedMap) or values.fa.flow_style():
             raise SettingsError(f"{path} is no Axolotl configuration: one key a line, such as `base_model: …`.")
@@ -46,8 +46,29 @@ class ConfigFile:
     def with_keys(self, keys: Mapping[str, Any], reason: str) -> str:
         """Return the text with `keys` in place of `lora_layers`, and a comment that says why.
 
-        A key that the file holds already moves there; one whose value is None is left out.
+        A key that the file holds already moves there; one whose value is None is left out. Raises `SettingsError` where
+        lines cannot be put into the file without changing other keys, and says what to write by hand.
         """
+        text = self._spliced(keys, reason)
+        if not self._says(text, keys):
+            lines = "; ".join(" ".join(_lines(key, value)) for key, value in keys.items() if value is not None)
+            raise SettingsError(
+                f"{self.path} is written in a way that lines cannot be added to without changing other keys. "
+                f"Write it by hand: in place of `{KEY}`, put {lines}"
+            )
+        return text
+
+    def _says(self, text: str, keys: Mapping[str, Any]) -> bool:
+        """Whether `text` is YAML that says `keys`, and of everything else what the file says."""
+        others = {key: value for key, value in self.values.items() if key not in {KEY, *keys}}
+        expected = others | {key: value for key, value in keys.items() if value is not None}
+        try:
+            found = YAML().load(text)
+        except (YAMLError, ValueError):
+            return False
+        return isinstance(found, CommentedMap) and dict(found) == expected
+
+    def _spliced(self, keys: Mapping[str, Any], reason: str) -> str:
         written = [f"# {line}" for line in textwrap.wrap(reason, 98)]
         for key, value in keys.items():
             written += [] if value is None else _lines(key, value)
