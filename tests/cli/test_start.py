@@ -62,6 +62,7 @@ class Slow:
     def register_commands(self, cli):
         @cli.command("slow")
         def slow():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
             signal.raise_signal(signal.SIGINT)  # what Ctrl-C sends
 
 manager = plugins.manager()
