@@ -15,6 +15,7 @@ from layercard.anatomy.layers import find_layers
 from layercard.anatomy.narrow import narrow
 from layercard.hosts.plain import PlainHost
 from layercard.pipeline.during.callback import attach
+from layercard.pipeline.during.control import control_of
 from layercard.pipeline.placed_run import PlacedRun
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
@@ -70,7 +71,9 @@ def placed(trainer: Any, layers: tuple[int, ...], **settings: Any) -> PlacedRun:
     stack = find_layers(host.model)
     placement = LayerPlacement(layers, len(stack), "indices", None, "given")
     wanted = PlacementSettings.from_user(list(layers), **({"guard": False} | settings))
-    run = PlacedRun(host, stack, placement, narrow(host.model, stack, layers), wanted, probe_seconds=0.5)
+    control = control_of(host, wanted.control)
+    narrowing = narrow(host.model, stack, layers)
+    run = PlacedRun(host, stack, placement, narrowing, wanted, probe_seconds=0.5, control=control)
     attach(run)
     return run
 

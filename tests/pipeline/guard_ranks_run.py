@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from guarded import WRONG, guarded_trainer
+from tiny import tiny_tokenizer
 from trainers import logs, placed, train, trained
 
 if __name__ == "__main__":
@@ -17,7 +18,9 @@ if __name__ == "__main__":
     trainer = guarded_trainer(folder, ddp_find_unused_parameters=False, ddp_backend="gloo", stop_after=3)
     run = None
     if reaction in ("off", "warn"):
-        run = placed(trainer, (1, 3), guard=reaction == "warn", measure=reaction == "warn", guard_budget=0.15)
+        trainer.processing_class, on = tiny_tokenizer(), reaction == "warn"
+        control = "builtin" if on else None
+        run = placed(trainer, (1, 3), guard=on, measure=on, guard_budget=0.15, control=control)
     elif reaction != "plain":
         run = placed(trainer, WRONG, guard=True, measure=False, on_quality_loss=reaction, guard_budget=0.15)
     train(trainer)

@@ -40,6 +40,8 @@ def test_two_ranks_find_one_share_and_train_as_two_without_a_guard(tmp_path):
     first, second = ({k: v for k, v in each["quality"].items() if k != "seconds"} for each in guarded)
     assert first == second
     assert first["share_kept"] is not None
+    assert first["forgetting"]["rows"] == 40
+    assert None not in first["forgetting"]["rise"].values()
     assert done.stderr.count("Trial of") == 1
 
 

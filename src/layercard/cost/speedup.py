@@ -141,7 +141,7 @@ class SpeedupReport:
         ]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *(part["sentence"] for part in parts)])
+        return "\n".join([*lines, *(part["sentence"] for part in parts), *self.verdict.get("notes", ())])
 
 
 def _nulls(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -33,6 +33,7 @@ from layercard.pipeline.before.resume import (
 )
 from layercard.pipeline.during.callback import attach, detach, run_of
 from layercard.pipeline.during.checkpoints import check_named_checkpoint
+from layercard.pipeline.during.control import control_of
 from layercard.pipeline.placed_run import PlacedRun
 from layercard.precision import slow_on
 from layercard.registry import Extensions
@@ -71,6 +72,7 @@ def place(
     if run is not None:
         return same_run(run, wanted)
     refuse_late(trainer, wanted)
+    control = control_of(host, wanted.control)
     with all_adapters_back(host.model, resuming=is_resuming(host)), ExitStack() as undo:
         check_narrowable(host.model, allow_trained=is_resuming(host), allow_absent=chosen is not None)
         stack = locate_layers(host.model, wanted.layers_path, extensions)
@@ -86,7 +88,7 @@ def place(
         run = PlacedRun(
             host, stack, placement, narrowing, wanted,
             probe_seconds=statistics.seconds if statistics else 0.0, statistics=statistics, scores=chosen.scores,
-            trainables=trainables,
+            trainables=trainables, control=control,
         )  # fmt: skip
         attach(run)  # before the file: a placement that ranks do not share must not be found by the next run
         undo.callback(detach, run)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from layercard.anatomy.narrow import Narrowing
     from layercard.hosts.protocol import Host
     from layercard.pipeline.before.other_parts import Trainables
+    from layercard.pipeline.during.control import ControlLoss
     from layercard.placement.placement import LayerPlacement
     from layercard.probing.statistics import LayerStatistics
     from layercard.scores.base import LayerScores
@@ -39,6 +40,7 @@ class PlacedRun:
         statistics: LayerStatistics | None = None,
         scores: Mapping[str, LayerScores] | None = None,
         trainables: Trainables | None = None,
+        control: ControlLoss | None = None,
     ) -> None:
         self.host, self.stack, self.placement = host, stack, placement
         self.model: Any = host.model
@@ -46,6 +48,7 @@ class PlacedRun:
         self.statistics, self.scores = statistics, scores
         self.identity: dict[str, Any] = {}
         self.units = UnitCosts()
+        self.control = control
         self.in_force = ExitStack()
         """Gradient entry, prefix cache and hooks while the run trains."""
         self._trainables = trainables

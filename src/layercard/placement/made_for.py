@@ -23,7 +23,7 @@ from layercard.versions import installed_versions
 
 PACKAGES = ("layercard", "torch", "transformers", "peft", "accelerate", "datasets")
 TRAINING_ONLY = {
-    "measure", "measure_budget", "guard", "on_quality_loss", "quality_threshold", "guard_budget", "prefix_cache",
+    "measure", "measure_budget", "guard", "on_quality_loss", "quality_threshold", "guard_budget", "prefix_cache", "control",
     "gradient_entry", "checkpointing_above_entry",
 }  # fmt: skip
 """Settings of a training run that no choice of layers depends on, but for a `budget`, whose layers a resumed run keeps."""

@@ -24,6 +24,7 @@ The keys are always the same; what is not known is null, and `reason` says why.
     seconds               what the trial took beside the timing
     reason                why something is null
     final_heldout_loss    the trainer's own last evaluation in the run
+    forgetting            loss on the control rows and its rise, before, in the trial and at the end; `control.py`
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ KEYS = (
     "kind", "share_kept", "interval", "share_in_trial", "interval_in_trial", "threshold", "heldout_loss", "judged_by", "examples",
     "heldout_from", "steps", "planned_steps", "learning_rate", "learning_rate_hint", "reaction", "tried", "evidence",
     "meaning", "seconds", "reason", "final_heldout_loss",
+    "forgetting",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from layercard.cost.speedup import SpeedupReport, StepCost, count_text, seconds_text, speedup_text
 from layercard.errors import one_of
 from layercard.report.elsewhere import beside
+from layercard.report.forgetting import forgetting_cells
 from layercard.report.lines import drawn, say
 from layercard.report.verdict import QualityVerdict, verdict_of
 from layercard.report.words import layers_words, percent, times
@@ -28,8 +29,12 @@ def table(report: SpeedupReport) -> Table:
     for name in ("step", "memory", "trained", "speed", "quality"):
         made.add_column(name, overflow="fold", justify="left" if name == "quality" else "right")
     quality = quality_cell(verdict_of(report).quality)
-    made.add_row("all-layer LoRA", *_costs(report.baseline), "1.00x", "reference")
-    made.add_row("placed", *_costs(report.placed), speedup_text(report), quality)
+    forgotten = forgetting_cells(report.quality)
+    if forgotten is not None:
+        made.add_column("forgetting", overflow="fold")
+    every, placed = ((cell,) for cell in forgotten) if forgotten is not None else ((), ())
+    made.add_row("all-layer LoRA", *_costs(report.baseline), "1.00x", "reference", *every)
+    made.add_row("placed", *_costs(report.placed), speedup_text(report), quality, *placed)
     return made
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from layercard.cost.speedup import SpeedupReport
+from layercard.report.forgetting import forgetting_rise
 from layercard.report.markdown import markdown
 from layercard.report.verdict import verdict_of
 
@@ -33,6 +34,7 @@ def scalars(report: SpeedupReport) -> dict[str, float]:
         "share_kept": quality.share if quality.kind in ("measured", "predicted", "reference") else None,
         "share_kept_low": quality.interval[0] if quality.interval else None,
         "share_kept_high": quality.interval[1] if quality.interval else None,
+        "forgetting": forgetting_rise(report.quality),
         "overhead_seconds": report.probe_seconds + report.overhead_seconds,
         "adapted_layers": len(report.layers),
         "peak_bytes": report.placed.peak_bytes,

@@ -22,6 +22,7 @@ from layercard.cards.reading import read_card
 from layercard.cost.speedup import SpeedupReport
 from layercard.errors import CardError
 from layercard.report.files import find_report, load_report
+from layercard.report.forgetting import UNKNOWN, forgetting_rise
 from layercard.report.tables import markdown_table
 from layercard.report.verdict import verdict_of
 from layercard.report.words import layers_words, loss_words
@@ -44,6 +45,8 @@ class Tradeoff:
     """How the performance is known: `measured`, `predicted`, `Layer Card`, `published`, `unproven`, `reference`."""
     heldout_loss: float | None = None
     """Of a run, the trainer's own last evaluation."""
+    forgetting: float | None = None
+    """Of a run, the rise of the loss on its control rows by the end, in nats a token."""
 
 
 def tradeoff(
@@ -55,12 +58,13 @@ def tradeoff(
     of: str,
     evidence: str,
     heldout_loss: float | None = None,
+    forgetting: float | None = None,
 ) -> Tradeoff:
     """Return the row of a `speedup` (1.0 is none) and of a `performance` relative to all-layer LoRA (1.0 is equal)."""
     gained = None if speedup is None else (speedup - 1) * 100
     lost = None if performance is None else (1 - performance) * 100
     ratio = None if gained is None or lost is None or lost <= 0 else gained / lost
-    return Tradeoff(name, layers, gained, lost, ratio, of, evidence, heldout_loss)
+    return Tradeoff(name, layers, gained, lost, ratio, of, evidence, heldout_loss, forgetting)
 
 
 def of_report(name: str, report: SpeedupReport) -> Tradeoff:
@@ -75,6 +79,7 @@ def of_report(name: str, report: SpeedupReport) -> Tradeoff:
         of="gain in held-out loss" if quality.kind != "Layer Card" else "gain on a Layer Card",
         evidence=quality.kind,
         heldout_loss=quality.final_heldout_loss,
+        forgetting=forgetting_rise(report.quality),
     )
 
 
@@ -121,20 +126,21 @@ def _is_card(file: Path) -> bool:
     return isinstance(values, dict) and "outcomes" in values
 
 
-COLUMNS = ("run", "layers", "speedup (%)", "perf. drop (%)", "ratio", "of", "evidence", "held-out loss")
+COLUMNS = ("run", "layers", "speedup (%)", "perf. drop (%)", "ratio", "of", "evidence", "held-out loss", "forgetting")
 
 
 def cells(row: Tradeoff) -> list[str]:
     """Return what a table shows of a row, in the order of `COLUMNS`."""
     numbers = (row.speedup_percent, row.performance_drop_percent, row.ratio)
     loss = NONE if row.heldout_loss is None else loss_words(row.heldout_loss)
+    forgotten = UNKNOWN if row.forgetting is None else f"{row.forgetting:+.4f}"
     shown = [NONE if number is None else f"{number:.2f}" for number in numbers]
-    return [row.name, row.layers, *shown, row.of, row.evidence, loss]
+    return [row.name, row.layers, *shown, row.of, row.evidence, loss, forgotten]
 
 
 def as_markdown(rows: Sequence[Tradeoff]) -> str:
     """Return a table in Markdown."""
-    return markdown_table(COLUMNS, [cells(row) for row in rows], right=(2, 3, 4, 7))
+    return markdown_table(COLUMNS, [cells(row) for row in rows], right=(2, 3, 4, 7, 8))
 
 
 def as_csv(rows: Sequence[Tradeoff]) -> str:

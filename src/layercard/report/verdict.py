@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from layercard.cost.speedup import SpeedupReport
+from layercard.report.forgetting import forgetting_sentence
 from layercard.report.words import (
     as_fast,
     duration,
@@ -97,7 +98,8 @@ class RunVerdict:
 
 def verdict_of(report: SpeedupReport) -> RunVerdict:
     """Return what `report` says."""
-    notes = (PARTIAL,) if report.partial else ()
+    forgotten = forgetting_sentence(report.quality)
+    notes = (() if forgotten is None else (forgotten,)) + ((PARTIAL,) if report.partial else ())
     return RunVerdict(_speed(report), _quality(report), notes, unknowns(report))
 
 

@@ -22,7 +22,7 @@ BUDGET = "budget"
 
 def check_texts(s: PlacementSettings) -> None:
     """Raise `SettingsError` where a text is none, or is empty, or announces a setting that is not given."""
-    for name in ("lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache"):
+    for name in ("lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache", "control"):
         value = getattr(s, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise SettingsError(

@@ -109,6 +109,11 @@ class PlacementSettings:
     guard_budget: float = _option(
         0.03, "Largest share of the planned steps that the trial may take, timing included, in [0, 0.5]."
     )
+    control: str | None = _option(
+        None,
+        "Control rows, whose loss says what the model forgets: `builtin` for those that are shipped, or the path of JSON lines "
+        "with a `text` each; `off` for none (default: none).",
+    )
     gradient_entry: bool = _option(True, "End backpropagation at the lowest adapted layer.")
     checkpointing_above_entry: CheckpointingAboveEntry = _option(
         "keep",
@@ -131,8 +136,9 @@ class PlacementSettings:
         given = {n: v for n, v in (*_lora_layers_values(lora_layers).items(), *values.items()) if v is not None}
         if isinstance(given.get("prefix_cache"), bool):  # YAML reads a bare `on` or `off` as true or false
             given["prefix_cache"] = "on" if given["prefix_cache"] else "off"
-        if given.get("cards") is False:
-            given["cards"] = "off"
+        for name in ("cards", "control"):
+            if given.get(name) is False:
+                given[name] = "off"
         known = [f.name for f in fields(cls)]
         for name in given:
             if name not in known:  # names of YAML may be numbers, or null

@@ -18,7 +18,13 @@ from layercard.pipeline.during.cache import PrefixChoice
 from layercard.pipeline.during.entry import EntryChoice, predicted
 from layercard.pipeline.during.other_layers import adopt, settle
 from layercard.pipeline.during.timing import OUT_OF_MEMORY, Measurement, measure
-from layercard.pipeline.during.trial_choice import BUILT_ON_FEWER, all_layers, choose_trial, every_layer
+from layercard.pipeline.during.trial_choice import (
+    BUILT_ON_FEWER,
+    all_layers,
+    choose_trial,
+    earlier_forgetting,
+    every_layer,
+)
 from layercard.pipeline.during.variants import PLACED, entering, out_of_memory, why_not_timed
 from layercard.quality.verdict import completed, meaning, unknown
 from layercard.quality.widening import wider
@@ -48,6 +54,9 @@ class Beginning:
 def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
     """Measure `run`, try its placement out, and act on what was found; the prefix cache in use is entered on `undo`."""
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
+    if run.control is not None:
+        fresh = run.begun_before is None and state.global_step == 0
+        run.control.begin(None if fresh else earlier_forgetting(run), fresh=fresh)
     with ExitStack() as held:
         entries, prefix = _choices(run, held)
         trial, quality = choose_trial(run, state, entries, prefix_cached=prefix.cache is not None)
@@ -101,7 +110,8 @@ def _told(run: PlacedRun, state: Any, trial: Trial | None, quality: dict[str, An
     if trial is not None:
         facts |= {"planned_steps": state.max_steps, "seconds": trial.seconds, "judged_by": run.host.judged_by}
         facts |= {"meaning": meaning(trial.plan.updates, state.max_steps)}
-    return completed(facts | quality | {"reaction": reaction})
+    control = None if run.control is None else run.control.to_dict()
+    return completed(facts | quality | {"reaction": reaction, "forgetting": control})
 
 
 def _changed(run: PlacedRun, state: Any, undo: ExitStack, trial: Trial, verdict: Verdict) -> Beginning:
@@ -121,6 +131,8 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, trial: Trial, verdict:
         quality |= NO_TRIAL | {"kind": "predicted", "share_kept": 1.0, "reason": all_layers(run.placement)}
     elif found is None:
         quality |= NO_TRIAL | {"kind": "unknown", "reason": UNTRIED}
+    if run.control is not None and (found is None or run.placement.is_all):
+        run.control.drop_placed(every_layer=run.placement.is_all)
     entries, prefix = _choices(run, undo)
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
     left = max(0.0, run.settings.guard_budget - trial.plan.units / steps)

@@ -29,6 +29,7 @@ from layercard.pipeline.during.other_layers import freeze_alike
 from layercard.pipeline.during.publishing import Publisher
 from layercard.pipeline.during.ranks import check_ranks_agree
 from layercard.pipeline.during.report import RunFacts, make_report
+from layercard.quality.control import END
 from layercard.report.console import show
 from layercard.report.lines import prefix_log
 from layercard.report.quality import quality_loss, say_quality
@@ -200,6 +201,11 @@ class InsideTraining(TrainerCallback):
         """Write the final report, once, and give it to the trackers."""
         if self._facts is None or self._prefix is None or not self._facts.partial:
             return
-        self._facts.finish(state.log_history, self._prefix.to_dict())
+        prefix, control = self._prefix.to_dict(), self.run.control
+        if control is not None:
+            self.run.close()  # the last step has been run; control rows are no examples for the prefix cache
+            control.judge(END)
+            self._facts.quality["forgetting"] = control.to_dict()
+        self._facts.finish(state.log_history, prefix)
         self._publish(self._facts)
         self.publisher.track(self.run.report)

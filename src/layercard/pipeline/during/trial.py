@@ -31,6 +31,7 @@ from layercard.random_state import seed_all
 
 if TYPE_CHECKING:
     from layercard.hosts.protocol import HeldOut, Host
+    from layercard.pipeline.during.control import ControlLoss
     from layercard.quality.budget import TrialPlan
 
 
@@ -41,9 +42,15 @@ class Trial:
     """
 
     def __init__(
-        self, host: Host, plan: TrialPlan, heldout: HeldOut, updates: list[list[tuple[Mapping[str, Any], Any]]]
+        self,
+        host: Host,
+        plan: TrialPlan,
+        heldout: HeldOut,
+        updates: list[list[tuple[Mapping[str, Any], Any]]],
+        control: ControlLoss | None = None,
     ) -> None:
         self.plan, self._heldout, self._host = plan, heldout, host
+        self._control = control
         self._second_rate = plan.second_rate
         self._steps_each = host.trainer.args.gradient_accumulation_steps
         self._arms: dict[str, Arm] = {}
@@ -85,6 +92,8 @@ class Trial:
         self._second_rate = False
         for name in (PLACED, PLACED_2X):
             self._arms.pop(name, None)
+        if self._control is not None:
+            self._control.drop_placed()
         for name in (PLACED_ARM, PLACED_2X):
             self._losses.pop(name, None)
 
@@ -97,19 +106,22 @@ class Trial:
         arms = {name: self._arms.get(name) or self._arm(name, entered[name]) for name in wanted}
         advance(list(arms.values()), self.micro_steps)
         for name, arm in arms.items():
-            self._losses[ALL_LAYERS if name == BASELINE else PLACED_ARM] = self._losses_of(arm)
+            judged = ALL_LAYERS if name == BASELINE else PLACED_ARM
+            self._losses[judged] = self._losses_of(arm, judged)
         self._arms.pop(BASELINE, None)
         if self._second_rate:
             twice = self._arm(PLACED_2X, placed.entered, rate=SECOND_RATE)
             advance([twice], self.micro_steps)
-            self._losses[PLACED_2X] = self._losses_of(twice)
+            self._losses[PLACED_2X] = self._losses_of(twice, PLACED_2X)
 
     def _arm(self, name: str, entered: Callable[[], AbstractContextManager[object]], rate: float = 1.0) -> Arm:
         self._arms[name] = Arm(self._setup, entered, rate=rate)
         return self._arms[name]
 
-    def _losses_of(self, arm: Arm) -> list[float]:
+    def _losses_of(self, arm: Arm, name: str) -> list[float]:
         with arm.judged():
+            if self._control is not None and name != PLACED_2X:
+                self._control.judge(name)
             return self._judge()
 
     def _judge(self) -> list[float]:

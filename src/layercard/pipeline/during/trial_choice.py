@@ -68,7 +68,7 @@ def choose_trial(
         updates = run.host.update_batches(plan.updates, heldout.held_back)
     except DataError as error:  # a training set that can be read only once; training itself can
         return None, unknown(str(error))
-    return Trial(run.host, plan, heldout, updates), {}
+    return Trial(run.host, plan, heldout, updates, run.control), {}
 
 
 def trial_costs(run: PlacedRun, entries: EntryChoice) -> TrialCosts:
@@ -99,6 +99,16 @@ def _settled(run: PlacedRun, state: Any) -> dict[str, Any] | None:
         return unknown(BUILT_ON_FEWER)
     reason = why_not_timed(run.host.trainer)
     return None if reason is None else unknown(reason.replace("timed", "tried"))
+
+
+def earlier_forgetting(run: PlacedRun) -> Any:
+    """Return what the report of this run's beginning says of control rows; None where it says nothing."""
+    if run.begun_before is not None:
+        return run.begun_before.quality.get("forgetting")
+    try:
+        return load_report(run.host.output_dir / NAME).quality.get("forgetting")
+    except LayercardError:
+        return None
 
 
 def _of_earlier_run(run: PlacedRun) -> dict[str, Any]:

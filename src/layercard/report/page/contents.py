@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layercard.cost.speedup import SpeedupReport
+from layercard.report.forgetting import forgetting_cell, forgetting_rows
 from layercard.report.page import figures
 from layercard.report.page.pieces import UNKNOWN, Figure, Page, Section, Table
 from layercard.report.page.timing import break_even, costs, pairs, where_time_goes
@@ -106,7 +107,10 @@ def _losses(report: SpeedupReport) -> tuple[Table, ...]:
     final = report.quality.get("final_heldout_loss")
     if final is not None:
         rows.append(("placed layers, at the end of the run (the trainer's own evaluation)", loss_words(final)))
-    return (Table("Held-out loss, measured", ("when", "loss"), tuple(rows), (1,)),) if rows else ()
+    losses = (Table("Held-out loss, measured", ("when", "loss"), tuple(rows), (1,)),) if rows else ()
+    control = tuple(forgetting_rows(report.quality))
+    header = ("when", "loss on control rows", "forgetting (rise)")
+    return (*losses, Table("Forgetting, in nats a token", header, control, (1, 2))) if control else losses
 
 
 def _beside(report: SpeedupReport, others: Sequence[tuple[str, SpeedupReport]]) -> Section:
@@ -118,9 +122,19 @@ def _beside(report: SpeedupReport, others: Sequence[tuple[str, SpeedupReport]]) 
         interval = UNKNOWN if other.interval is None else interval_words(other.interval)
         speed = UNKNOWN if other.step_speedup is None else times(other.step_speedup)
         layers = layers_words(other.layers, other.num_layers)
-        rows.append((name, layers, speed, interval, known, UNKNOWN if loss is None else loss_words(loss)))
-    header = ("run", "layers", "speedup of a step", "interval", "gain kept", "held-out loss at the end")
-    return Section("compare", "Beside other runs", "", None, (Table("Runs", header, tuple(rows), (2, 3, 5)),))
+        rows.append(
+            (
+                name,
+                layers,
+                speed,
+                interval,
+                known,
+                UNKNOWN if loss is None else loss_words(loss),
+                forgetting_cell(other.quality),
+            )
+        )
+    header = ("run", "layers", "speedup of a step", "interval", "gain kept", "held-out loss at the end", "forgetting")
+    return Section("compare", "Beside other runs", "", None, (Table("Runs", header, tuple(rows), (2, 3, 5, 6)),))
 
 
 def _unknown(report: SpeedupReport) -> Section:
