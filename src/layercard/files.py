@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+TEMPORARY = ".layercard-tmp"
+"""How the name of a file ends that is being written. It says which process of which machine writes it."""
+FORGOTTEN = 24 * 3600
+"""Seconds after which such a file of another machine is taken for left over."""
+CLOCK = 60
+"""Seconds by which the start of a process and the time of a file may disagree."""
+
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to a temporary file beside `path` and rename it there; leave nothing behind on failure."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write `text` as UTF-8 to a temporary file beside `path` and rename it there; leave nothing behind on failure.
+
+    What a killed process left in that folder half-way is removed.
+    """
+    remove_left_over(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{_machine()}-{os.getpid()}-", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -21,6 +37,33 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove from `folder` the temporary files of `write_text` whose process is no more; nothing else is touched."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        try:
+            if _is_left_over(path):
+                path.unlink()
+        except OSError:  # it was renamed, or removed by another, meanwhile
+            continue
+
+
+def _is_left_over(path: Path) -> bool:
+    machine, _, rest = path.name.removeprefix(".").partition("-")
+    pid, written = rest.partition("-")[0], path.stat().st_mtime
+    if machine != _machine() or not pid.isdecimal():
+        return time.time() - written > FORGOTTEN
+    try:
+        return psutil.Process(int(pid)).create_time() > written + CLOCK  # another process has its number now
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
 
 
 def json_text(document: Any) -> str:

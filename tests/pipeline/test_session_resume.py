@@ -104,6 +104,7 @@ def _first(folder, make=make_trainer, **settings):
     """Place a run and leave a checkpoint folder, as one that was killed after its first save does."""
     run = layercard.place(make(folder), measure=False, guard=False, **settings)
     run.placement.save(folder / "checkpoint-1" / "placement.json")
+    (folder / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
     return run
 
 

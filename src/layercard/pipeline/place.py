@@ -31,6 +31,7 @@ from layercard.pipeline.before.resume import (
     is_resuming,
     replaced_placement,
 )
+from layercard.pipeline.before.whole import check_whole
 from layercard.pipeline.during.callback import attach, detach, run_of
 from layercard.pipeline.during.checkpoints import check_named_checkpoint
 from layercard.pipeline.during.control import control_of
@@ -72,6 +73,7 @@ def place(
     if run is not None:
         return same_run(run, wanted)
     refuse_late(trainer, wanted)
+    check_whole(checkpoint_folder(host))
     control = control_of(host, wanted.control)
     with all_adapters_back(host.model, resuming=is_resuming(host)), ExitStack() as undo:
         check_narrowable(host.model, allow_trained=is_resuming(host), allow_absent=chosen is not None)

@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from layercard.anatomy.layers import describe
 from layercard.errors import PlacementError, SettingsError
+from layercard.files import remove_left_over
 from layercard.placement.made_for import (
     SEEN_IN_LAYERS,
     Difference,
@@ -57,6 +58,9 @@ def resumed_placement(host: Host, settings: PlacementSettings, record: Mapping[s
     `record` is what this run's layers would be chosen for. Raises `PlacementError` where the file does not fit the model,
     `SettingsError` where settings contradict it.
     """
+    checkpoint = checkpoint_folder(host)
+    if checkpoint is not None:
+        remove_left_over(checkpoint)  # no later write there would
     path = next((folder / NAME for folder in _folders(host) if (folder / NAME).is_file()), None)
     if path is None:
         return None
