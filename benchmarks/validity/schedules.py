@@ -107,11 +107,11 @@ class RedrawnEntry(DroppedBackward):
 
     @property
     def label(self) -> str:
-        """Return the highest entry, as a share of the depth."""
+        """Return the number of entries to draw from, as a share of the depth."""
         return f"redrawn-{round(100 * self.rate)}"
 
     def _drawn(self, depth: int, step: int) -> frozenset[int]:
-        return frozenset(range(random.Random(f"entry {step}").randrange(round(self.rate * depth) + 1)))
+        return frozenset(range(random.Random(f"entry {step}").randrange(max(1, round(self.rate * depth)))))
 
 
 PLANS = (((1 / 4, 1 / 3), (1 / 2, 2 / 3)), ((1 / 4, 1 / 2),), ((1 / 8, 1 / 3), (1 / 4, 2 / 3)), ((1 / 2, 1 / 2),))
