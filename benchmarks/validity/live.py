@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from layercard.anatomy.gradient_entry import GradientEntry, find_obstacle
 from layercard.anatomy.layers import LayerStack
@@ -24,6 +25,7 @@ class Live:
         self.cache: PrefixCache | None = None
         self._cache_bytes = cache_bytes
         self._undo = ExitStack()
+        self._dropped: Collection[int] | None = None
 
     def __enter__(self) -> Live:
         return self
@@ -32,6 +34,9 @@ class Live:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._undo.close()
+        if self._dropped is not None:
+            for layer in self.stack.layers:
+                del layer.forward
 
     @property
     def backbone(self) -> Any:
@@ -71,6 +76,13 @@ class Live:
                 self.cache = undo.enter_context(PrefixCache(self.model, self.stack, entry, self._cache_bytes))
             self._undo = undo.pop_all()
 
+    def drop_backward(self, layers: Collection[int]) -> None:
+        """Run `layers` forward without a graph until the next call; their gradient passes straight on to their input."""
+        if self._dropped is None:
+            for index, layer in enumerate(self.stack.layers):
+                layer.forward = _droppable(layer.forward, lambda index=index: index in (self._dropped or ()))
+        self._dropped = layers
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Inside the block nothing is read from the cache or put into it."""
@@ -82,3 +94,28 @@ class Live:
             yield
         finally:
             self.cache.resume()
+
+
+class _Straight(torch.autograd.Function):
+    """A function whose gradient is taken to be that of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return `run(hidden)`; no graph is recorded in here."""
+        found = run(hidden)
+        return found.clone() if found is hidden else found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """Pass the gradient on."""
+        return gradient, None
+
+
+def _droppable(forward: Callable[..., Tensor], dropped: Callable[[], bool]) -> Callable[..., Tensor]:
+    def run(hidden: Tensor, *rest: Any, **named: Any) -> Tensor:
+        if not (torch.is_grad_enabled() and dropped()):
+            return forward(hidden, *rest, **named)
+        found: Tensor = _Straight.apply(hidden, lambda x: forward(x, *rest, **named))
+        return found
+
+    return run

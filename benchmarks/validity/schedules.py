@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +59,67 @@ class RisingEntry:
         return forward + backward + units.head_forward + units.head_backward
 
 
+@dataclass(frozen=True)
+class DroppedBackward:
+    """Each step draws layers that run forward without a graph; the others get a gradient (DropBP, arXiv 2402.17812)."""
+
+    rate: float
+    """The share of layers that are drawn, as many in each step."""
+
+    @property
+    def label(self) -> str:
+        """Return the rate."""
+        return f"dropped-{round(100 * self.rate)}"
+
+    def key(self) -> dict[str, Any]:
+        """Return the rate."""
+        return {"schedule": self.label, "rate": self.rate}
+
+    def share(self, depth: int) -> float:
+        """Return 1: every layer is adapted."""
+        return 1.0
+
+    def begin(self, live: Live) -> None:
+        """Do nothing: every layer is adapted already."""
+
+    def before_step(self, live: Live, step: int) -> None:
+        """Draw."""
+        live.drop_backward(self._drawn(len(live.stack), step))
+
+    def cost(self, depth: int, step: int, epoch_steps: int, units: UnitCosts) -> float:
+        """Return the cost of a step: backward through the layers between the lowest that is kept and the head that are kept."""
+        kept = depth - len(self._drawn(depth, step))
+        forward = depth * (units.layer_forward + units.adapter_forward) + units.head_forward
+        return forward + kept * (units.layer_backward + units.adapter_backward) + units.head_backward
+
+    def _drawn(self, depth: int, step: int) -> frozenset[int]:
+        """Return the step's layers; the same in every run."""
+        return frozenset(random.Random(f"dropped {step}").sample(range(depth), round(self.rate * depth)))
+
+
+@dataclass(frozen=True)
+class RedrawnEntry(DroppedBackward):
+    """Each step draws the gradient entry: gradients are exact above it, and there are none below.
+
+    Every layer is the entry equally often, so that on average half of the backward pass is left, and the lowest layer
+    learns in one of `depth` steps.
+    """
+
+    @property
+    def label(self) -> str:
+        """Return the number of entries to draw from, as a share of the depth."""
+        return f"redrawn-{round(100 * self.rate)}"
+
+    def _drawn(self, depth: int, step: int) -> frozenset[int]:
+        return frozenset(range(random.Random(f"entry {step}").randrange(max(1, round(self.rate * depth)))))
+
+
 PLANS = (((1 / 4, 1 / 3), (1 / 2, 2 / 3)), ((1 / 4, 1 / 2),), ((1 / 8, 1 / 3), (1 / 4, 2 / 3)), ((1 / 2, 1 / 2),))
 """Shares of all-layer LoRA's steps at which the entry rises, and of the depth that it rises to."""
 
 
 def schedules(recipe: Recipe) -> list[Arm]:
     """Return the schedules that are judged."""
-    return [RisingEntry(tuple((round(at * recipe.steps), share) for at, share in plan)) for plan in PLANS]
+    rising = [RisingEntry(tuple((round(at * recipe.steps), share) for at, share in plan)) for plan in PLANS]
+    dropped = [DroppedBackward(0.5), DroppedBackward(0.75), RedrawnEntry(1.0)]
+    return [rising[0], dropped[0], rising[1], dropped[1], dropped[2], *rising[2:]]

@@ -1,8 +1,8 @@
 """The benchmark's parts in their order, each kept in a file as soon as it is finished, so that a killed run goes on.
 
-Pairs go in groups. In a group first what the selectors choose, then, pairs taking turns, one arm after another, all-layer
-LoRA first and schedules after the first few selectors; a rate is chosen when the first arm of its group needs it. All
-groups have gone through a seed before the next seed begins.
+First what the selectors choose, then, pairs taking turns, one arm after another: all-layer LoRA, the schedules, the other
+selectors. A rate is chosen when the first arm of its group needs it. All pairs have gone through a seed before the next
+seed begins.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from layercard.anatomy.layers import find_layers
 from layercard.cost.predict import UnitCosts
 from layercard.study.store import Store
 
-SELECTORS_FIRST = 8
-"""How many distinct sets of layers are trained before the schedules."""
+SELECTORS_FIRST = 1
+"""How many distinct sets of layers are trained before the schedules: all-layer LoRA, which all are compared with."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def work_through(
     seeds: Sequence[int],
     schedules: Sequence[Arm] = (),
     *,
-    together: int = 3,
+    together: int = 6,
     until: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make every part that is missing; `until` is asked before each whether to stop."""

@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from layercard import plugins
 from layercard.anatomy.layers import find_layers
 from layercard.anatomy.targets import find_targets
 from layercard.cost.predict import UnitCosts
+from layercard.data import collate
+from layercard.study.adapting import adapted
+from layercard.study.settings import StudySettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from validity import results, work
 from validity.arms import FixedLayers, all_layers, modules_arm
+from validity.live import Live
 from validity.pairs import Pair, Subject
 from validity.recipe import Recipe
-from validity.schedules import RisingEntry
-from validity.training import Course, train
+from validity.schedules import DroppedBackward, RedrawnEntry, RisingEntry
+from validity.training import Course, losses, train
 
 from tiny import tiny_model, tiny_tokenizer
 
@@ -78,6 +84,44 @@ def test_rising_later_is_all_layer_lora_until_then_and_another_training_after(su
     risen = losses_of(subject, RisingEntry(((4, 0.5),)))
     assert risen[:2] == whole[:2]
     assert risen[2] != whole[2]
+
+
+def test_dropped_layers_run_as_they_are_and_the_others_gradient_passes_straight(subject: Subject) -> None:
+    batch = collate(subject.training_rows(1, 2), 0)
+    model, stack = adapted(subject.base, "causal", StudySettings(), 0, plugins.extensions())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.train()
+    with Live(model, stack, 0) as live:
+        whole, _ = losses(live, batch)
+        live.drop_backward({1})
+        found, _ = losses(live, batch)
+        assert torch.equal(found, whole)
+        found.mean().backward()
+    at = {i: [p.grad for p in stack.layers[i].parameters() if p.requires_grad] for i in range(len(stack))}
+    assert all(grad is None for grad in at[1])
+    assert all(grad is not None for i in at if i != 1 for grad in at[i])
+    # the same by hand: what the layer adds to its input is a constant
+    expected = [p.grad.clone() for p in stack.layers[0].parameters() if p.grad is not None]
+    model.zero_grad()
+    layer, run = stack.layers[1], type(stack.layers[1]).forward
+    layer.forward = lambda hidden, *a, **k: hidden + (run(layer, hidden, *a, **k) - hidden).detach()
+    try:
+        losses(live, batch)[0].mean().backward()
+    finally:
+        del layer.forward
+    for parameter, grad in zip([p for p in stack.layers[0].parameters() if p.requires_grad], expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-3, atol=1e-7)
+    assert all("forward" not in vars(layer) for layer in stack.layers)
+
+
+def test_nothing_dropped_is_all_layer_lora_and_a_drawn_entry_is_not(subject: Subject) -> None:
+    whole = losses_of(subject, all_layers(depth_of(subject)))
+    assert losses_of(subject, DroppedBackward(0.0)) == whole
+    assert losses_of(subject, RedrawnEntry(0.0)) == whole
+    assert losses_of(subject, DroppedBackward(0.5)) != whole
+    assert losses_of(subject, RedrawnEntry(1.0)) != whole
 
 
 def test_a_set_of_all_modules_of_some_layers_is_the_set_of_these_layers(subject: Subject) -> None:
