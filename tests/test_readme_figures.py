@@ -6,10 +6,10 @@ them, its commands and its code may hold no number that looks measured, but for 
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -20,6 +20,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import picture
+from validity import results as validity
 
 ROOT = Path(__file__).parents[1]
 Results = Callable[[str], Any]
@@ -77,19 +78,28 @@ def shares(results: Results, placement: str) -> list[float]:
     return sorted(found)
 
 
-def at_equal_time(results: Results) -> tuple[float, float]:
-    """Return all-layer LoRA's loss after its 60 steps, and that of a third of the layers for as much CPU time."""
-    (end,) = (
-        point
-        for point in results("validity/smollm2-e2e/layers-30-from-0-seed0-*")["result"]["points"]
-        if point["step"] == 60
+def at_equal_time() -> dict[str, dict[str, dict[str, Any]]]:
+    """Return, by pair and arm, what the validity benchmark says of it."""
+    folder = ROOT / "benchmarks" / "results" / "validity"
+    pairs = [validity.read(folder, path.name) for path in sorted(folder.iterdir())]
+    return {pair.name: {row["arm"]: row for row in validity.rows(pair, pair.seeds[:1])} for pair in pairs}
+
+
+def spread(pairs: dict[str, dict[str, dict[str, Any]]], arm: str) -> str:
+    """Return the smallest and the largest share that an arm kept at equal time."""
+    found = [rows[arm]["kept_at_equal_time"] for rows in pairs.values()]
+    return f"{min(found):.0%} to {max(found):.0%}"
+
+
+def most_sooner(pairs: dict[str, dict[str, dict[str, Any]]], share: float) -> int:
+    """Return on how many pairs the best of the arms reached all-layer LoRA's loss within a share of its time."""
+    counted = Counter(
+        arm
+        for rows in pairs.values()
+        for arm, row in rows.items()
+        if arm != validity.ALL_LAYER and (row["time_to_all_layer"] or 1) <= share
     )
-    points = results("validity/smollm2-e2e/layers-10-from-11-seed0-*")["result"]["points"]
-    for one, other in itertools.pairwise(points):
-        if one["units"] <= end["units"] <= other["units"]:
-            part = (end["units"] - one["units"]) / (other["units"] - one["units"])
-            return end["loss"], one["loss"] + part * (other["loss"] - one["loss"])
-    raise AssertionError("the third of the layers did not train for as long")
+    return max(counted.values())
 
 
 def statements(results: Results) -> list[str]:
@@ -110,7 +120,8 @@ def statements(results: Results) -> list[str]:
     ends = [row["end"] for row in trials["rows"]]
     unseen = trials["as shipped, not fitted on"]
     warned = unseen["warnings"]["0.9"]
-    sooner, later = at_equal_time(results)
+    pairs_of_data = at_equal_time()
+    assert len(pairs_of_data) == 6  # "six" in words
     gemma = [
         row["step_seconds_ratio"]
         for row in results("transfer")["results"]["gemma-3-270m"]["left_out"]
@@ -147,7 +158,9 @@ def statements(results: Results) -> list[str]:
         f"{half[0]:.0%} to {half[-1]:.0%}.",
         f"Of {len(ends)} placements {sum(high < 1 for _, _, high in ends)} ended behind all-layer LoRA; "
         f"{sum(low <= 1 <= high for _, low, high in ends)}, all on ARC-easy",
-        f"a loss of {sooner:.2f} against {later:.2f} with a third",
+        f"`auto` kept {spread(pairs_of_data, 'auto balanced')} of all-layer LoRA's gain, and as many evenly spaced layers "
+        f"{spread(pairs_of_data, 'uniform')}.",
+        f"three quarters of its time on more than {most_sooner(pairs_of_data, 0.75)} of the six.",
         f"took {min(gemma):.0%} to {max(gemma):.0%} of the time",
         f"{demo:.0f} s on two cores",
         f"| {smollm2['last 5', 'entry']} as fast | {smollm2['upper half', 'entry']} as fast | 1 |",
