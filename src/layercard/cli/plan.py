@@ -28,6 +28,7 @@ from layercard.settings import PlacementSettings
 
 TRAINING_ONLY = {
     "measure", "measure_budget", "guard", "on_quality_loss", "quality_threshold", "guard_budget", "prefix_cache", "control",
+    "schedule",
 }  # fmt: skip
 """Settings of a training run that change neither the choice nor the prediction."""
 SETTINGS = [field.name for field in fields(PlacementSettings) if field.name not in TRAINING_ONLY]

@@ -15,8 +15,8 @@ for adapters, the others are the same in both. Not for truth but for choosing: a
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,13 @@ def step_cost(
     checkpointing: bool,
     gradient_entry: bool = True,
     prefix_cached: bool = False,
+    resting: int = 0,
     units: UnitCosts | None = None,
 ) -> StepUnits:
     """Return the cost of a step that adapts `layers` of `num_layers`.
 
-    `prefix_cached`: the layers below the lowest adapted one are not run at all; only with `gradient_entry`.
+    `prefix_cached`: the layers below the lowest adapted one are not run at all; only with `gradient_entry`. `resting` layers
+    below it have adapters that learn no more, and run forward alone.
     """
     units = units or UnitCosts()
     entry = min(layers)
@@ -99,7 +101,7 @@ def step_cost(
         forward=run * units.layer_forward,
         recompute=passed * units.layer_forward if checkpointing else 0.0,
         backward=passed * units.layer_backward,
-        adapters=len(layers) * adapter,
+        adapters=len(layers) * adapter + resting * units.adapter_forward,
         head=units.head_forward + units.head_backward,
     )
 
@@ -112,6 +114,7 @@ def predict_step(
     gradient_entry: bool = True,
     recompute_above_entry: bool = True,
     prefix_cached: bool = False,
+    resting: int = 0,
     units: UnitCosts | None = None,
     adaptable: Collection[int] | None = None,
     all_layer_entry: bool = False,
@@ -133,9 +136,16 @@ def predict_step(
             checkpointing=checkpointing and recompute_above_entry,
             gradient_entry=gradient_entry,
             prefix_cached=prefix_cached,
+            resting=resting,
             units=units,
         ),
     )
+
+
+def mean_prediction(parts: Sequence[tuple[float, StepPrediction]]) -> StepPrediction:
+    """Return the mean step of a run that trains in parts: (share of its steps, prediction) each; shares sum to 1."""
+    placed = {f.name: sum(share * getattr(p.placed, f.name) for share, p in parts) for f in fields(StepUnits)}
+    return StepPrediction(parts[0][1].all_layer, StepUnits(**placed))
 
 
 def predict_step_ratio(

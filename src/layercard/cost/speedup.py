@@ -92,6 +92,9 @@ class SpeedupReport:
     """What was predicted of a step before it was timed: `step_speedup`, and `phases` as shares of an all-layer step."""
     timing: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Seconds of each timed step by variant; the same place in every list is one pair, on one batch."""
+    schedule: Sequence[Mapping[str, Any]] = ()
+    """The phases of a schedule: optimizer steps from `begins` to before `ends`, the `layers` that learn, `gradient_entry` and
+    `observed_step_seconds`. Empty where the same layers learn in the whole run."""
     phases: Mapping[str, Mapping[str, float]] | None = None
     """Seconds of a step's phases, of `baseline` and `placed`."""
     seconds_saved: float | None = None
@@ -106,7 +109,7 @@ class SpeedupReport:
     def to_dict(self) -> dict[str, Any]:
         """Return what report.json holds; lists for tuples, `schema_version` first."""
         values = asdict(self)
-        for name in ("layers", "adaptable", "elsewhere", "interval", "backward_layers"):
+        for name in ("layers", "adaptable", "elsewhere", "schedule", "interval", "backward_layers"):
             values[name] = None if values[name] is None else list(values[name])
         return {"schema_version": values.pop("schema_version"), **values}
 
@@ -123,7 +126,7 @@ class SpeedupReport:
             known[name] = kind(**{f.name: values[name].get(f.name) for f in fields(kind)})
         for name in ("layers", "interval", "backward_layers"):
             known[name] = None if values.get(name) is None else tuple(values[name])
-        for name in ("adaptable", "elsewhere"):
+        for name in ("adaptable", "elsewhere", "schedule"):
             known[name] = tuple(values.get(name, ()))
         return cls(**known)
 

@@ -34,6 +34,9 @@ def refuse_late(trainer: Any, settings: PlacementSettings) -> None:
     if trainer.optimizer is not None:
         raise HostError(_has_optimizer(trainer))
     _refuse_bound_optimizer(trainer)
+    reason = None if settings.schedule is None else why_no_schedule(trainer)
+    if reason is not None:
+        raise HostError(f"`schedule` is {settings.schedule!r}. {reason} Train without `schedule`.")
     if trainer.lr_scheduler is not None and settings.on_quality_loss in CHANGES_LAYERS:
         raise HostError(
             f"The trainer was given a scheduler of its own, and `on_quality_loss` is {settings.on_quality_loss!r}, which makes "
@@ -66,3 +69,21 @@ def _refuse_bound_optimizer(trainer: Any) -> None:
             f"trainer would use once and then forget. Leave it out: the trainer gives what trains. For groups of your own, "
             f"override `create_optimizer` in a subclass."
         )
+
+
+def why_no_schedule(trainer: Any) -> str | None:
+    """Return in a sentence why layers of this trainer's model cannot stop learning on the way, or None where they can."""
+    args = trainer.args
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        kind = "FSDP" if trainer.is_fsdp_enabled else "DeepSpeed"
+        return f"{kind} decides when it wraps the model which parameters have gradients."
+    if args.n_gpu > 1:
+        return "torch.nn.DataParallel copies the model in every step, and was not tried with it."
+    if args.torch_compile:
+        return "torch.compile would compile the model anew in the middle of the run."
+    if args.world_size > 1 and args.ddp_find_unused_parameters is False:
+        return (
+            "DistributedDataParallel would wait for the gradients of layers that learn no more, since "
+            "`ddp_find_unused_parameters` is false. Leave that out, or set it to true."
+        )
+    return None

@@ -36,11 +36,13 @@ from layercard.pipeline.during.callback import attach, detach, run_of
 from layercard.pipeline.during.checkpoints import check_named_checkpoint
 from layercard.pipeline.during.control import control_of
 from layercard.pipeline.placed_run import PlacedRun
+from layercard.placement.phases import check_rises
 from layercard.precision import slow_on
 from layercard.registry import Extensions
 from layercard.report.announce import announce
 from layercard.report.elsewhere import elsewhere_lines
 from layercard.settings import PlacementSettings
+from layercard.settings.schedule import parse_schedule
 
 if TYPE_CHECKING:
     import pluggy
@@ -81,6 +83,7 @@ def place(
         refuse_nothing_to_learn(host)
         chosen = chosen or choose_layers(RunToPlace(host, wanted, stack, extensions))
         statistics, adapted = chosen.statistics, [site.path for site in adapter_sites(host.model)]
+        check_rises(chosen.placement, parse_schedule(wanted.schedule))
         placement = decided(chosen.placement, wanted, host.model, stack, adapted=adapted, resumed=chosen.reused)
         towers, trainables = towers_to_shed(host.model, stack, placement), Trainables(host.model, stack)
         narrowing = narrow(host.model, stack, placement.layers, shed_towers=towers)
@@ -119,7 +122,7 @@ def _told(run: PlacedRun, outlook: Outlook, replaced: str | None) -> list[str]:
     trainer, statistics = run.host.trainer, run.statistics
     steps = trainer.args.max_steps * trainer.args.gradient_accumulation_steps
     lines = [replaced, slow_here(run.host)]
-    if not run.placement.is_all and steps > 0:
+    if (not run.placement.is_all or run.settings.schedule is not None) and steps > 0:
         probed = 0.0 if statistics is None else statistics.examples / trainer.args.per_device_train_batch_size
         shares = max(run.settings.measure_budget * run.settings.measure, run.settings.guard_budget * run.settings.guard)
         lines.append(not_earned_back(outlook.step.ratio, steps, probed_steps=probed, shares=shares))

@@ -24,12 +24,12 @@ from layercard.versions import installed_versions
 PACKAGES = ("layercard", "torch", "transformers", "peft", "accelerate", "datasets")
 TRAINING_ONLY = {
     "measure", "measure_budget", "guard", "on_quality_loss", "quality_threshold", "guard_budget", "prefix_cache", "control",
-    "gradient_entry", "checkpointing_above_entry",
+    "gradient_entry", "checkpointing_above_entry", "schedule",
 }  # fmt: skip
 """Settings of a training run that no choice of layers depends on, but for a `budget`, whose layers a resumed run keeps."""
 PROBE = {"probe_examples", "probe_batch_size", "probe_rank", "probe_budget"}
 AUTO = {"prefer", "cards", "community_cards", "min_spearman"}
-WITHOUT_CHANCE = {"auto", "indices", "first", "middle", "last", "uniform"}
+WITHOUT_CHANCE = {"auto", "indices", "all", "first", "middle", "last", "uniform"}
 """Built-in strategies that draw nothing, unless they read a score of sampled examples."""
 READ_BY = ("task", "columns", "max_length", "config", "split")
 """Options of a command by which the same data read otherwise."""

@@ -7,7 +7,8 @@ nothing of settings: `choose.py` turns them into a request and checks the answer
                 cumulative          the fewest layers that hold a share of the importance (act-lora.txt, section 7.2)
                 budget              the best set within a share of the step time (`budget.py`)
                 set_gain            one after another by what the set gains (`set_gain.py`)
-    by depth    first, middle, last a block at the input, in the middle, at the output
+    by depth    all                 every layer: all-layer LoRA
+                first, middle, last a block at the input, in the middle, at the output
                 uniform             the centres of equal bins (layer-card.txt, section 5.1)
     by chance   random              the baseline of layer-card.txt, table 3
 """
@@ -200,6 +201,11 @@ def _centres(start: int, stop: int, count: int) -> list[int]:
     return [start + (2 * j + 1) * (stop - start) // (2 * count) for j in range(count)]
 
 
+def every(request: StrategyRequest) -> list[int]:
+    """Pick every candidate."""
+    return list(request.candidates)
+
+
 def chance(request: StrategyRequest) -> list[int]:
     """Pick any layers, the same for the same seed."""
     return random.Random(request.seed).sample(request.candidates, request.count)
@@ -210,6 +216,7 @@ STRATEGIES: tuple[Strategy, ...] = (
     Rule("mid", "score", mid),
     Rule("low", "score", low),
     Rule("cumulative", "score", cumulative),
+    Rule("all", "depth", every),
     Rule("first", "depth", first),
     Rule("middle", "depth", middle),
     Rule("last", "depth", last),

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from layercard.anatomy.layers import describe
 from layercard.cost.predict import StepPrediction
+from layercard.placement.phases import learning_after
 from layercard.placement.placement import LayerPlacement, learning_rate_hint
 from layercard.probing.statistics import LayerStatistics
 from layercard.quality.evidence import evidence_line
 from layercard.report.lines import say
 from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
+from layercard.settings.schedule import parse_schedule
 
 LESS = 0.995
 """Below this share of all-layer LoRA's step time the prediction is said even where every layer is adapted."""
@@ -34,6 +36,7 @@ def announcement(
     adapted layer, or None; `elsewhere` are lines about what trains outside the layers, `notes` about how they were chosen.
     """
     lines = [f"Adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
+    lines.extend(_schedule(placement, settings))
     lines.extend(notes)
     if reused:
         lines.append("This placement is that of the run that is resumed; nothing was probed.")
@@ -43,18 +46,31 @@ def announcement(
         )
         lines.extend(f"Note: {note}." for note in statistics.notes)
     lines.extend(elsewhere)
-    if placement.entry > 0 and settings.gradient_entry and obstacle is not None:
+    if obstacle is not None and settings.schedule is not None:
+        lines.append(f"Backpropagation does not end where layers stop learning, so no time is saved there: {obstacle}")
+    elif placement.entry > 0 and settings.gradient_entry and obstacle is not None:
         lines.append(f"Backpropagation does not end at layer {placement.entry}, the lowest one adapted: {obstacle}")
     if not placement.is_all or predicted.ratio < LESS:
         lines.append(_step(placement, settings, predicted))
     return [*lines, *(line for line in (evidence_line(placement), learning_rate_hint(placement)) if line is not None)]
 
 
+def _schedule(placement: LayerPlacement, settings: PlacementSettings) -> list[str]:
+    """Return a line for each rise of the schedule."""
+    rises = parse_schedule(settings.schedule)
+    learning = [describe(learning_after(placement, rise.share).layers, placement.num_layers) for rise in rises]
+    return [
+        f"After {rise.after:.0%} of the steps {layers} go on learning, the others keep what they learned."
+        for rise, layers in zip(rises, learning, strict=True)
+    ]
+
+
 def _step(placement: LayerPlacement, settings: PlacementSettings, predicted: StepPrediction) -> str:
     """What the step time is expected to be, and what was left out of it."""
     towers = "" if placement.other_stacks is None else ", the other stacks left out"
     measured = "it is measured when training starts." if settings.measure else "`measure` is off."
-    return f"Predicted{towers}: a step is {as_fast(predicted.speedup)} as with all-layer LoRA; {measured}"
+    mean = "the mean step of the schedule" if settings.schedule is not None else "a step"
+    return f"Predicted{towers}: {mean} is {as_fast(predicted.speedup)} as with all-layer LoRA; {measured}"
 
 
 def announce(

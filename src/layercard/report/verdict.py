@@ -111,10 +111,15 @@ def unknowns(report: SpeedupReport) -> tuple[Unknown, ...]:
     return tuple(Unknown(reason, tuple(names)) for reason, names in by_reason.items())
 
 
+def _is_all_layer(report: SpeedupReport) -> bool:
+    """Whether the run was all-layer LoRA from its beginning to its end."""
+    return len(report.layers) == report.num_layers and len(report.schedule) < 2
+
+
 def _speed(report: SpeedupReport) -> SpeedVerdict:
     spent = report.probe_seconds + report.overhead_seconds
     took = f"Probe and timing took {duration(spent)}."
-    if len(report.layers) == report.num_layers:
+    if _is_all_layer(report):
         lost = f"So the run got {duration(spent)} slower through layercard." if spent else ""
         return SpeedVerdict("all layers", "all-layer LoRA", f"{ALL_LAYERS} {lost}".strip(), spent or None)
     if report.step_speedup is None or report.interval is None:
@@ -122,9 +127,13 @@ def _speed(report: SpeedupReport) -> SpeedVerdict:
     low, high = report.interval
     measured = f"{as_fast(report.step_speedup)} as with all-layer LoRA ({_interval(report)})"
     if low <= 1 <= high:
-        text = f"Too noisy to tell whether a step is faster: {measured}. {took}"
+        text = f"Too noisy to tell whether {_what(report).lower()} is faster: {measured}. {took}"
         return SpeedVerdict("too noisy to tell", "too noisy to tell", text)
-    return _told_apart(report, f"A step is {measured}.", took)
+    return _told_apart(report, f"{_what(report)} is {measured}.", took)
+
+
+def _what(report: SpeedupReport) -> str:
+    return "The mean step of the schedule" if report.schedule else "A step"
 
 
 def _told_apart(report: SpeedupReport, step: str, took: str) -> SpeedVerdict:
@@ -165,7 +174,7 @@ def _unmeasured(report: SpeedupReport, took: str) -> str:
 def _quality(report: SpeedupReport) -> QualityVerdict:
     quality, final = report.quality, report.quality.get("final_heldout_loss")
     loss = "" if final is None else f" Held-out loss at the end: {loss_words(final)}, measured."
-    if len(report.layers) == report.num_layers:
+    if _is_all_layer(report):
         return QualityVerdict("reference", "as all-layer LoRA", f"{ALL_LAYERS}{loss}", 1.0, None, final)
     share, interval = quality.get("share_kept"), quality.get("interval")
     if share is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from layercard.errors import SettingsError, nearest, one_of
+from layercard.settings.schedule import parse_schedule
 from layercard.sizes import parse_prefix_cache
 
 if TYPE_CHECKING:
@@ -16,13 +17,15 @@ OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 OtherStacks = Literal["shed", "keep"]
 
 SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", "budget")
+ALL = "all"
+"""The strategy that adapts every layer; what a schedule begins with where nobody chose layers."""
 BUDGET = "budget"
 """The strategy that reads the setting of this name, and is chosen by giving it."""
 
 
 def check_texts(s: PlacementSettings) -> None:
     """Raise `SettingsError` where a text is none, or is empty, or announces a setting that is not given."""
-    for name in ("lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache", "control"):
+    for name in ("lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache", "control", "schedule"):
         value = getattr(s, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise SettingsError(
@@ -117,6 +120,7 @@ def _check_combination(s: PlacementSettings) -> None:
             "layers are adapted."
         )
     _check_budget(s)
+    _check_schedule(s, sizes)
     if parse_prefix_cache(s.prefix_cache) is not None and not s.gradient_entry:
         raise SettingsError(
             f"`prefix_cache` is {s.prefix_cache!r} and `gradient_entry` is false. Cached activations carry no gradient, so "
@@ -155,4 +159,23 @@ def _check_budget(s: PlacementSettings) -> None:
         raise SettingsError(
             f"`budget` is {s.budget}, and the strategy `{s.strategy}` does not read it: a budget says itself which layers are "
             "adapted, by `score`. Drop one of them."
+        )
+
+
+def _check_schedule(s: PlacementSettings, sizes: list[str]) -> None:
+    if s.strategy == ALL and sizes:
+        raise SettingsError(
+            f"`{sizes[0]}` is given, and the strategy `{ALL}` adapts every layer. Drop it, or name a strategy that chooses."
+        )
+    if not parse_schedule(s.schedule):
+        return
+    if not s.gradient_entry:
+        raise SettingsError(
+            f"`schedule` is {s.schedule!r} and `gradient_entry` is false. Layers that learn no more save time by "
+            "backpropagation that ends above them; set one of them otherwise."
+        )
+    if s.on_quality_loss != "warn":
+        raise SettingsError(
+            f"`schedule` is {s.schedule!r} and `on_quality_loss` is {s.on_quality_loss!r}. A trial of a few steps "
+            "before training cannot see a schedule, so no loss would be found. Drop one of them."
         )

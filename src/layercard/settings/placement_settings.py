@@ -17,6 +17,7 @@ from typing import Any
 
 from layercard.errors import SettingsError, nearest, one_of
 from layercard.settings.checks import (
+    ALL,
     BUDGET,
     CheckpointingAboveEntry,
     OnQualityLoss,
@@ -44,7 +45,7 @@ class PlacementSettings:
     strategy: str | None = _option(
         None,
         "How layers are chosen: by score `high`, `mid`, `low`, `cumulative`, `budget`, `set_gain`; by depth `first`, "
-        "`middle`, `last`, `uniform`; `random`; or a plugin's.",
+        "`middle`, `last`, `uniform`, `all`; `random`; or a plugin's.",
     )
     num_layers: int | None = _option(None, "How many layers to adapt.")
     fraction: float | None = _option(None, "Which share of all layers to adapt, in (0, 1].")
@@ -120,6 +121,11 @@ class PlacementSettings:
         "Gradient checkpointing from the lowest adapted layer up: `keep` as the trainer has it, `off`, or `auto`: off "
         "where the measured peak stays under that of all-layer LoRA.",
     )
+    schedule: str | None = _option(
+        None,
+        "Let lower layers stop learning on the way: `rising`, or rises such as `0.25:0.33, 0.5:0.67` (after that share of the "
+        "steps, that share of the adapted layers keeps what it learned). With `auto` every layer learns at first.",
+    )
     prefix_cache: str = _option(
         "off",
         "Reuse the activations of the frozen prefix from the second epoch on: `off`, `on`, or a limit such as `8GiB`.",
@@ -136,9 +142,11 @@ class PlacementSettings:
         given = {n: v for n, v in (*_lora_layers_values(lora_layers).items(), *values.items()) if v is not None}
         if isinstance(given.get("prefix_cache"), bool):  # YAML reads a bare `on` or `off` as true or false
             given["prefix_cache"] = "on" if given["prefix_cache"] else "off"
-        for name in ("cards", "control"):
+        for name in ("cards", "control", "schedule"):
             if given.get(name) is False:
                 given[name] = "off"
+        if given.get("schedule") == "off":
+            del given["schedule"]
         known = [f.name for f in fields(cls)]
         for name in given:
             if name not in known:  # names of YAML may be numbers, or null
@@ -154,6 +162,8 @@ class PlacementSettings:
         settings = _spelled_out(self)
         if settings.budget is not None and settings.is_auto:
             settings = replace(settings, lora_layers="strategy", strategy=BUDGET)
+        if settings.schedule is not None and settings.is_auto:
+            settings = replace(settings, lora_layers="strategy", strategy=ALL)
         check_values(settings)
         return settings
 

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layercard.anatomy.checkpoint_names import is_checkpointing
+from layercard.anatomy.freezing import frozen_below
 from layercard.anatomy.gradient_entry import find_obstacle, trainable_below
 from layercard.anatomy.input_gradients import input_gradient_hooks
-from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
+from layercard.cost.predict import StepPrediction, UnitCosts, mean_prediction, predict_step
+from layercard.placement.phases import phases
+from layercard.settings.schedule import parse_schedule
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from layercard.placement.placement import LayerPlacement
     from layercard.settings import PlacementSettings
 
+FINELY = 1000
+"""Into how many parts a run is cut to predict a schedule: its steps are not known before it trains."""
 OFF = "`gradient_entry` is off."
 
 
@@ -42,6 +47,9 @@ class Outlook:
         units: UnitCosts | None = None,
     ) -> Outlook:
         """Return the outlook of `model`, narrowed to `placement`, under the trainer's `args`."""
+        rises = parse_schedule(settings.schedule)
+        if rises:
+            return cls(*predicted_schedule(model, stack, placement, settings, args, units))
         obstacle = find_obstacle(model, stack, placement.entry, args) if settings.gradient_entry else OFF
         return cls(predicted_step(model, stack, placement, settings, args, obstacle, units), obstacle)
 
@@ -54,8 +62,13 @@ def predicted_step(
     args: Any,
     obstacle: str | None,
     units: UnitCosts | None = None,
+    *,
+    resting: int = 0,
 ) -> StepPrediction:
-    """Return the predicted placed step beside that of all-layer LoRA; `obstacle` keeps the gradient entry where it was."""
+    """Return the predicted placed step beside that of all-layer LoRA; `obstacle` keeps the gradient entry where it was.
+
+    `resting` layers below have adapters that learn no more.
+    """
     checkpointing = is_checkpointing(args)
     trained_below = bool(trainable_below(model, stack, placement.entry))
     host_goes_down = checkpointing or bool(input_gradient_hooks(model)) or trained_below
@@ -65,7 +78,28 @@ def predicted_step(
         checkpointing=checkpointing,
         gradient_entry=obstacle is None or not host_goes_down,
         recompute_above_entry=obstacle is not None or settings.checkpointing_above_entry != "off",
+        resting=resting,
         units=units,
         adaptable=placement.every_layer,
         all_layer_entry=not host_goes_down and placement.other_stacks != "shed",
     )
+
+
+def predicted_schedule(
+    model: nn.Module,
+    stack: LayerStack,
+    placement: LayerPlacement,
+    settings: PlacementSettings,
+    args: Any,
+    units: UnitCosts | None = None,
+) -> tuple[StepPrediction, str | None]:
+    """Return the predicted mean step of a run with a schedule, and what keeps the gradient entry from rising, or None."""
+    parts, obstacle = [], None
+    for phase in phases(placement, parse_schedule(settings.schedule), FINELY):
+        learning = phase.placement
+        with frozen_below(stack, learning.entry):
+            obstacle = find_obstacle(model, stack, learning.entry, args)
+            resting = len(placement.layers) - len(learning.layers)
+            step = predicted_step(model, stack, learning, settings, args, obstacle, units, resting=resting)
+        parts.append((phase.steps / FINELY, step))
+    return mean_prediction(parts), obstacle

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.allowance import Allowance
@@ -17,6 +18,8 @@ from layercard.cost.untouched import trainable_parameters
 from layercard.pipeline.during.cache import PrefixChoice
 from layercard.pipeline.during.entry import EntryChoice, predicted
 from layercard.pipeline.during.other_layers import adopt, settle
+from layercard.pipeline.during.phase_timing import measure_phases
+from layercard.pipeline.during.rising import Rising, rising_of
 from layercard.pipeline.during.timing import OUT_OF_MEMORY, Measurement, measure
 from layercard.pipeline.during.trial_choice import (
     BUILT_ON_FEWER,
@@ -30,6 +33,8 @@ from layercard.quality.verdict import completed, meaning, unknown
 from layercard.quality.widening import wider
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from layercard.pipeline.during.trial import Trial
     from layercard.pipeline.placed_run import PlacedRun
     from layercard.quality.verdict import Verdict
@@ -49,6 +54,8 @@ class Beginning:
     prefix: PrefixChoice
     measurement: Measurement
     quality: dict[str, Any]
+    rising: Rising | None = None
+    """What its schedule does, where it has one."""
 
 
 def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
@@ -58,9 +65,13 @@ def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
         fresh = run.begun_before is None and state.global_step == 0
         run.control.begin(None if fresh else earlier_forgetting(run), fresh=fresh)
     with ExitStack() as held:
+        rising = rising_of(run, state.global_step, state.max_steps)
+        if rising is not None:
+            return _scheduled(run, state, undo, rising, steps)
         entries, prefix = _choices(run, held)
         trial, quality = choose_trial(run, state, entries, prefix_cached=prefix.cache is not None)
-        measurement = _measurement(run, entries, prefix, steps, trial)
+        measured = partial(measure, run.host, run.narrowing, entries, prefix, trial=trial)
+        measurement = _measurement(run, entries, steps, measured, tried=trial is not None)
         verdict = None
         if trial is not None:
             verdict, quality = _tried(run, trial, entries, measurement)
@@ -70,6 +81,15 @@ def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
             undo.push(held.pop_all())
             return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction))
     return _changed(run, state, undo, trial, verdict)
+
+
+def _scheduled(run: PlacedRun, state: Any, undo: ExitStack, rising: Rising, steps: int) -> Beginning:
+    """Measure the phases of a schedule and enter the first; no trial can see it."""
+    entries = rising.current.entries
+    _, quality = choose_trial(run, state, entries, prefix_cached=False)
+    measurement = _measurement(run, entries, steps, partial(measure_phases, run.host, run.narrowing, rising))
+    prefix = rising.enter(undo)
+    return Beginning(entries, prefix, measurement, _told(run, state, None, quality, "none"), rising)
 
 
 def _choices(run: PlacedRun, undo: ExitStack) -> tuple[EntryChoice, PrefixChoice]:
@@ -136,7 +156,8 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, trial: Trial, verdict:
     entries, prefix = _choices(run, undo)
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
     left = max(0.0, run.settings.guard_budget - trial.plan.units / steps)
-    measurement = _measurement(run, entries, prefix, steps, None, budget=min(left, run.settings.measure_budget))
+    measured = partial(measure, run.host, run.narrowing, entries, prefix)
+    measurement = _measurement(run, entries, steps, measured, budget=min(left, run.settings.measure_budget))
     reaction = REACTIONS[run.settings.on_quality_loss]
     return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction))
 
@@ -166,15 +187,16 @@ def _widen(run: PlacedRun, trial: Trial, tries: list[dict[str, Any]], why: str) 
 def _measurement(
     run: PlacedRun,
     entries: EntryChoice,
-    prefix: PrefixChoice,
     steps: int,
-    trial: Trial | None,
+    measured: Callable[[Allowance], Measurement],
     *,
+    tried: bool = False,
     budget: float | None = None,
 ) -> Measurement:
     """Measure, or say why not; trainable parameters are counted in any case.
 
-    `budget` is what an earlier trial has left of it.
+    Parameters: `measured` times within an allowance, `tried` says that a trial's own steps are timed, and `budget` is what an
+    earlier trial has left of it.
     """
     settings = run.settings
     speedup = predicted(run, entries).speedup
@@ -183,13 +205,13 @@ def _measurement(
         return _without_baseline(run)
     if not settings.measure:
         reason: str | None = "`measure` is off."
-    elif run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
+    elif run.settings.schedule is None and run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
         reason = f"{every_layer(run.placement)} is adapted, so placed and all-layer steps are the same."
     else:
-        reason = why_not_timed(run.host.trainer) or (None if trial else allowance.too_short())
+        reason = why_not_timed(run.host.trainer) or (None if tried else allowance.too_short())
         reason = CHANGED if reason is not None and budget is not None else reason
     if reason is None:
-        return measure(run.host, run.narrowing, entries, prefix, allowance, trial)
+        return measured(allowance)
     placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))
     with run.narrowing.all_layers():
         baseline = StepCost(trainable_parameters=trainable_parameters(run.host.model))

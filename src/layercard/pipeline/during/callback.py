@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from layercard.pipeline.during.cache import PrefixChoice
     from layercard.pipeline.during.entry import EntryChoice
+    from layercard.pipeline.during.rising import Rising
     from layercard.pipeline.placed_run import PlacedRun
 
 log = logging.getLogger("layercard")
@@ -89,6 +90,8 @@ class InsideTraining(TrainerCallback):
         self._facts: RunFacts | None = None
         self._prefix: PrefixChoice | None = None
         self._entries: EntryChoice | None = None
+        self._rising: Rising | None = None
+        self._watched = False
         self._step_began = 0.0
         self._steps_run = 0
 
@@ -112,7 +115,7 @@ class InsideTraining(TrainerCallback):
             begun = begin(run, state, undo)
             self._enter(undo, begun.entries, begun.prefix)
             run.in_force = undo.pop_all()
-        self._prefix, self._entries = begun.prefix, begun.entries
+        self._prefix, self._entries, self._rising = begun.prefix, begun.entries, begun.rising
         self._facts = RunFacts(
             placement=run.placement,
             elsewhere=run.elsewhere,
@@ -129,6 +132,7 @@ class InsideTraining(TrainerCallback):
             identity=run.identity | {"started": started},
             scores=run.scores or {},
             prediction=predicted(run, begun.entries, run.units),
+            schedule=None if begun.rising is None else begun.rising.to_list,
         )
         self._steps_run = 0
         self._publish(self._facts)
@@ -153,9 +157,12 @@ class InsideTraining(TrainerCallback):
             undo.enter_context(entries.entry)
         undo.enter_context(prefix.running())
         undo.enter_context(self._watch)
+        self._watched = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note when an optimizer step begins."""
+        """Note when an optimizer step begins; where the schedule says so, fewer layers learn from it on."""
+        if self._rising is not None and self._rising.due(state.global_step):
+            self._rise(self._rising)
         self._step_began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -163,19 +170,37 @@ class InsideTraining(TrainerCallback):
         if self._facts is None:
             return
         self._steps_run += 1
-        if self._steps_run == 1:
+        if not self._watched:
+            self._watched = True
             self._after_first_step(self._facts)
-        else:
-            self._facts.observed.append(time.perf_counter() - self._step_began)
+            return
+        seconds = time.perf_counter() - self._step_began
+        self._facts.observed.append(seconds)
+        if self._rising is not None:
+            self._rising.current.observed.append(seconds)
+
+    def _rise(self, rising: Rising) -> None:
+        """Enter the phase of the schedule that begins with this step."""
+        began = time.perf_counter()
+        self.run.close()
+        rising.advance()
+        with ExitStack() as undo:
+            self._prefix, self._entries = rising.enter(undo), rising.current.entries
+            self._enter(undo, self._entries, self._prefix)
+            self.run.in_force = undo.pop_all()
+        if self._facts is not None:
+            self._facts.overhead_seconds += time.perf_counter() - began
 
     def _after_first_step(self, facts: RunFacts) -> None:
+        """Look which layers ran backward: after the first step, and after the first one of each phase of a schedule."""
         run = self.run
         self._watch.__exit__(None, None, None)
-        facts.backward_layers = self._watch.layers
+        if self._steps_run == 1:
+            facts.backward_layers = self._watch.layers
         if self._entries is not None:  # a looped model is known by its first pass
             facts.gradient_entry = self._entries.to_dict()
         if facts.gradient_entry["moved"]:
-            cause = cause_of(run.host.model, run.stack, run.placement.entry, self._watch.layers)
+            cause = cause_of(run.host.model, run.stack, facts.gradient_entry["layer"], self._watch.layers)
             if cause is not None:
                 log.warning("%s Steps take longer than they need to; the weights are not affected.", cause)
         self._publish(facts)

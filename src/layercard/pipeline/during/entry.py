@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layercard.anatomy.gradient_entry import GradientEntry, choose_checkpointing, find_obstacle
-from layercard.pipeline.before.outlook import predicted_step
+from layercard.pipeline.before.outlook import predicted_schedule, predicted_step
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,4 +67,6 @@ def predicted(run: PlacedRun, entries: EntryChoice, units: UnitCosts | None = No
     By `units` where given, such as those that `place` timed and announced with, else by the standard ones.
     """
     model, args = run.host.model, run.host.trainer.args
+    if run.settings.schedule is not None:
+        return predicted_schedule(model, run.stack, run.placement, run.settings, args, units)[0]
     return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle, units)

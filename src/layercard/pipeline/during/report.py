@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,8 @@ class RunFacts:
     """What `run_identity` said of the run, with the time at which it started."""
     scores: Mapping[str, LayerScores] = field(default_factory=dict)
     prediction: StepPrediction | None = None
+    schedule: Callable[[], list[dict[str, Any]]] | None = None
+    """Says what is known of the phases of the run's schedule; None where it has none."""
 
     def finish(self, log_history: Iterable[Mapping[str, Any]], prefix_cache: dict[str, Any]) -> None:
         """Take over what is known when the last step has been run."""
@@ -101,6 +103,7 @@ def make_report(facts: RunFacts) -> SpeedupReport:
         predicted=_predicted(facts.prediction),
         timing={name: list(seconds) for name, seconds in measured.timing.items()},
         seconds_saved=_seconds_saved(facts),
+        schedule=() if facts.schedule is None else facts.schedule(),
         partial=facts.partial,
     )
     reasons = _reasons(facts)

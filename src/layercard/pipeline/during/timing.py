@@ -50,6 +50,7 @@ BATCHES = 8
 MOST_ROUNDS = 20
 WITHOUT = "placed without checkpointing"
 OUT_OF_MEMORY = "All-layer LoRA ran out of memory in a step of this batch size."
+SAVINGS = ("saving.adapters", "saving.backward")
 STEPS_TO_FILL = 2 * BATCHES
 """Placed steps that the budget must hold beside, before a cached variant is timed: its batches are cached first."""
 
@@ -86,10 +87,10 @@ def measure(
         undo.enter_context(Progress("layercard times all-layer and placed steps"))
         undo.enter_context(host.preserved())
         undo.enter_context(untouched(host.model))
-        return _Run(host, batches, allowance, trial).measure(narrowing, entries, prefix)
+        return TimedSteps(host, batches, allowance, trial).measure(narrowing, entries, prefix)
 
 
-class _Run:
+class TimedSteps:
     """One measurement on a model that its caller keeps untouched."""
 
     def __init__(self, host: Host, batches: list[Any], allowance: Allowance, trial: Trial | None) -> None:
@@ -127,11 +128,14 @@ class _Run:
             first = first.only([variant.name for variant in variants])
             rounds = self._rounds_left(first)
         if 1 + rounds < FEWEST_ROUNDS:
-            return self._without_times(
-                f"The run is too short: timing may take as long as {self._allowance.placed_steps:.0f} placed steps, which "
-                f"holds {1 + rounds} rounds; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
-            )
+            return self._too_short(1 + rounds)
         return self._result(joined(first, alternate(variants, rounds=rounds, first=1)))
+
+    def _too_short(self, rounds: int) -> Measurement:
+        return self._without_times(
+            f"The run is too short: timing may take as long as {self._allowance.placed_steps:.0f} placed steps, which "
+            f"holds {rounds} rounds; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
+        )
 
     def _fill(self, variant: Variant) -> None:
         """Put every batch into the cache, and run one that is in it, which compares both ways."""
@@ -165,13 +169,16 @@ class _Run:
             torch.cuda.empty_cache()
         return peak if all(gathered(fits)) else None
 
-    def _rounds_left(self, first: Timings) -> int:
-        """How many more rounds the budget holds, the same on every rank; a trial's own steps are taken anyway."""
+    def _rounds_left(self, first: Timings, *, beside: str | None = None) -> int:
+        """How many more rounds the budget holds, the same on every rank; a trial's own steps are taken anyway.
+
+        `beside` is what no round runs: it is made of the others.
+        """
         most = MOST_ROUNDS - 1 if self._trial is None else min(MOST_ROUNDS, self._trial.micro_steps) - 1
         if self._trial is not None and len(first.seconds) == 2:
             return most
         spent = time.perf_counter() - self._began
-        a_round = sum(values[0] for values in first.seconds.values())
+        a_round = sum(values[0] for name, values in first.seconds.items() if name != beside)
         left = (self._allowance.placed_steps * first.seconds[PLACED][0] - spent) / a_round
         return max(0, min(most, *gathered(int(left))))
 
@@ -210,9 +217,6 @@ class _Run:
         if not self._moved:  # the report knows why, and says it of `saving.backward`
             return Saving(adapters=1.0 - left), {}
         if ADAPTERS not in timings.seconds:
-            return Saving(), dict.fromkeys(_SAVINGS, "The run is too short to time the adapters' share apart.")
+            return Saving(), dict.fromkeys(SAVINGS, "The run is too short to time the adapters' share apart.")
         without_entry = 1.0 / timings.ratio(BASELINE, ADAPTERS).value
         return Saving(adapters=1.0 - without_entry, backward=without_entry - left), {}
-
-
-_SAVINGS = ("saving.adapters", "saving.backward")

@@ -27,6 +27,9 @@ EXTRA_VARIANTS = 0.4
 """Share of timing's budget that goes to each variant beside the trial's own two."""
 PLANNED_FOR = 0.9
 """Share of the budget that is planned for; first steps are slower, and batches, optimizers and copies take the rest."""
+NO_TRIAL_OF_A_SCHEDULE = (
+    "A trial of a few steps before training cannot see a schedule, whose layers stop learning later."
+)
 BUILT_ON_FEWER = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
 
 
@@ -87,6 +90,8 @@ def trial_costs(run: PlacedRun, entries: EntryChoice) -> TrialCosts:
 
 def _settled(run: PlacedRun, state: Any) -> dict[str, Any] | None:
     """Return the quality where no trial can run, or is needed, or has run before; None where one may."""
+    if run.settings.schedule is not None:
+        return unknown(NO_TRIAL_OF_A_SCHEDULE)
     if not run.settings.guard:
         return unknown("`guard` is off.")
     if run.placement.is_all:

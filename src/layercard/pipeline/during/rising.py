@@ -1,0 +1,97 @@
+"""Raises the gradient entry of a run on the way, as its `schedule` says: `Rising`.
+
+Between two optimizer steps the adapters of the lower layers stop learning: they keep their values, which are saved with the
+others, and the optimizer keeps what it knows of them. Backpropagation then ends at the lowest layer that still learns, and
+with `prefix_cache` the states below it are cached from then on. A resumed run begins in the phase that its step lies in.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from layercard.anatomy.freezing import frozen_below
+from layercard.pipeline.during.cache import PrefixChoice
+from layercard.pipeline.during.entry import EntryChoice
+from layercard.placement.phases import Phase, phases
+from layercard.settings.schedule import parse_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from layercard.anatomy.gradient_entry import GradientEntry
+    from layercard.pipeline.placed_run import PlacedRun
+
+
+class RunPhase:
+    """One phase of a run: which layers learn, where backpropagation ends, and how long its steps took."""
+
+    def __init__(self, run: PlacedRun, phase: Phase, share: float) -> None:
+        self._run = run
+        self.phase, self.share = phase, share
+        self.observed: list[float] = []
+        """Seconds of its optimizer steps, the first left out."""
+        with frozen_below(run.stack, phase.placement.entry):
+            self.entries = EntryChoice(run.host.model, run.stack, phase.placement, run.settings, run.host.trainer.args)
+
+    @property
+    def name(self) -> str:
+        """What it is called among timed variants."""
+        return f"from layer {self.phase.placement.entry}"
+
+    @contextmanager
+    def entered(self, entry: GradientEntry | None = None) -> Iterator[None]:
+        """Let its layers alone learn inside the block, with its own gradient entry or this one."""
+        entry = entry or self.entries.entry
+        with ExitStack() as undo:
+            undo.enter_context(frozen_below(self._run.stack, self.phase.placement.entry))
+            if entry is not None:
+                undo.enter_context(entry)
+            yield
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what report.json holds of it."""
+        return {
+            "begins": self.phase.begins,
+            "ends": self.phase.ends,
+            "layers": list(self.phase.placement.layers),
+            "gradient_entry": self.entries.to_dict(),
+            "observed_step_seconds": sum(self.observed) / len(self.observed) if self.observed else None,
+        }
+
+
+class Rising:
+    """The schedule of a run that begins at optimizer step `step` of `max_steps`."""
+
+    def __init__(self, run: PlacedRun, step: int, max_steps: int) -> None:
+        warm_up = run.host.trainer.args.get_warmup_steps(max_steps)
+        planned = phases(run.placement, parse_schedule(run.settings.schedule), max_steps, warm_up=warm_up)
+        left = [phase for phase in planned if phase.ends > step] or [planned[-1]]
+        steps = [phase.ends - max(phase.begins, step) for phase in left]
+        self._run = run
+        self.phases = [RunPhase(run, phase, many / max(1, sum(steps))) for phase, many in zip(left, steps, strict=True)]
+        self.current = self.phases[0]
+
+    def due(self, step: int) -> bool:
+        """Whether another phase begins with this optimizer step."""
+        return step >= self.current.phase.ends and self.current is not self.phases[-1]
+
+    def advance(self) -> None:
+        """Go on to the next phase."""
+        self.current = self.phases[self.phases.index(self.current) + 1]
+
+    def enter(self, undo: ExitStack) -> PrefixChoice:
+        """Let the layers of the current phase alone learn until `undo` is closed; return its prefix cache."""
+        run, placement, entries = self._run, self.current.phase.placement, self.current.entries
+        undo.enter_context(frozen_below(run.stack, placement.entry))
+        prefix = PrefixChoice(run.host, run.stack, placement, run.settings, entry_obstacle=entries.obstacle)
+        return undo.enter_context(prefix)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return what report.json holds under `schedule`."""
+        return [phase.to_dict() for phase in self.phases]
+
+
+def rising_of(run: PlacedRun, step: int, max_steps: int) -> Rising | None:
+    """Return the schedule of a run, None where it has none."""
+    return None if run.settings.schedule is None else Rising(run, step, max_steps)

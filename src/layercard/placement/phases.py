@@ -1,0 +1,58 @@
+"""The phases of a schedule: which layers learn in which part of a run. Pure; the parts are shares of the run, or steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from layercard.errors import SettingsError
+from layercard.placement.placement import LayerPlacement
+from layercard.settings.schedule import Rise
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Optimizer steps `begins` … `ends` - 1, in which the layers of `placement` learn."""
+
+    begins: int
+    ends: int
+    placement: LayerPlacement
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps it has."""
+        return self.ends - self.begins
+
+
+def learning_after(placement: LayerPlacement, share: float) -> LayerPlacement:
+    """Return the placement without the lower `share` of its layers, rounded to whole layers; one at least is left."""
+    stopped = min(round(share * len(placement.layers)), len(placement.layers) - 1)
+    return replace(placement, layers=placement.layers[stopped:])
+
+
+def phases(placement: LayerPlacement, rises: Sequence[Rise], steps: int, *, warm_up: int = 0) -> tuple[Phase, ...]:
+    """Return the phases of a run of `steps` optimizer steps; the first is the placement's own.
+
+    No rise comes before `warm_up` steps have been run. A rise that would move no layer, or for which no step is left, has no
+    phase; of two at one step the later holds.
+    """
+    begins = {0: placement}
+    for rise in rises:
+        learning = learning_after(placement, rise.share)
+        begins[max(warm_up, round(rise.after * steps), 1)] = learning
+    starts = sorted(step for step in begins if step < steps)
+    changed = [step for n, step in enumerate(starts) if n == 0 or begins[step].layers != begins[starts[n - 1]].layers]
+    return tuple(
+        Phase(step, end, begins[step]) for step, end in zip(changed, [*changed[1:], max(steps, 1)], strict=True)
+    )
+
+
+def check_rises(placement: LayerPlacement, rises: Sequence[Rise]) -> None:
+    """Raise `SettingsError` where a rise would move no layer of this placement."""
+    learning = [placement, *(learning_after(placement, rise.share) for rise in rises)]
+    for rise, before, after in zip(rises, learning, learning[1:], strict=False):
+        if before.layers == after.layers:
+            raise SettingsError(
+                f"`schedule` has the rise `{rise.after:g}:{rise.share:g}`, by which no further layer of the "
+                f"{len(placement.layers)} that are adapted stops learning. Name a larger share, or adapt more layers."
+            )
