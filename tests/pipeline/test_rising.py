@@ -86,7 +86,9 @@ def test_backpropagation_ends_where_layers_stopped_learning(tmp_path, caplog):
         def on_step_begin(self, args, state, control, model=None, **kwargs):
             ran = seen.setdefault(state.global_step, set())
             self.hooks = [
-                layer.register_forward_hook(lambda module, inputs, output, i=i: ran.add(i) if output.requires_grad else None)
+                layer.register_forward_hook(
+                    lambda module, inputs, output, i=i: ran.add(i) if output.requires_grad else None
+                )
                 for i, layer in enumerate(find_layers(model).layers)
             ]
 
@@ -159,8 +161,7 @@ def test_the_phases_are_timed_against_all_layer_lora_and_leave_no_trace(tmp_path
         train(trainer)
     assert equal(adapters(timed.model), adapters(silent.model))
     report = run.report
-    first, second = report.schedule
-    share = first["ends"] / report.planned_steps
+    share = report.schedule[0]["ends"] / report.planned_steps
     mean = [
         share * a + (1 - share) * b
         for a, b in zip(report.timing["from layer 0"], report.timing["from layer 2"], strict=True)
@@ -175,7 +176,8 @@ def test_the_phases_are_timed_against_all_layer_lora_and_leave_no_trace(tmp_path
     assert json.loads((tmp_path / "timed" / "report.json").read_text())["schedule"][1]["layers"] == [2, 3]
     said = capsys.readouterr()
     assert "The mean step of the schedule" in said.out
-    assert "After 25% of the steps layers 2–3 of 0–3 go on learning" in said.err
+    assert "Layers that learn: layers 0–3 of 0–3 in steps 1–750; layers 2–3 of 0–3 in steps 751–3,000." in said.out
+    assert "After 25% of the steps only layers 2–3 of 0–3 learn" in said.err
 
 
 def test_no_layer_stops_before_the_warm_up_ends(tmp_path):

@@ -15,13 +15,17 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.xdist_group("torchrun")
 
 
-def _torchrun(folder, layers, measure="measure"):
+def _torchrun(folder, *arguments, script="ranks_run.py"):
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = [str(HERE / "ranks_run.py"), str(folder), layers, measure]
     return subprocess.run(
-        command + arguments, env=environment, capture_output=True, text=True, check=False, timeout=300
+        [*command, str(HERE / script), str(folder), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
 
 
@@ -43,8 +47,21 @@ def test_two_ranks_measure_alike_and_train_as_two_that_do_not_measure(tmp_path):
 
 
 def test_ranks_that_placed_differently_all_end(tmp_path):
-    done = _torchrun(tmp_path / "run", "2,3/1,3")
+    done = _torchrun(tmp_path / "run", "2,3/1,3", "measure")
     assert done.returncode != 0
     assert done.stderr.count("layercard.errors.PlacementError: The processes of this run placed different layers") == 2
     assert "rank 0: layers 2–3 of 0–3; rank 1: layers 1, 3 of 0–3" in done.stderr
     assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_ranks_stop_the_same_layers_on_the_way_as_by_hand_and_none_waits(tmp_path):
+    values = []
+    for way in ("placed", "by_hand"):
+        done = _torchrun(tmp_path / way, way, script="rising_ranks_run.py")
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [torch.load(tmp_path / way / f"rank{r}.pt", weights_only=False) for r in (0, 1)]
+        assert equal(ranks[0], ranks[1])
+        values.append(ranks[0])
+    assert equal(values[0], values[1])
+    phases = load_report(tmp_path / "placed" / "report.json").schedule
+    assert [phase["layers"] for phase in phases] == [[0, 1, 2, 3], [2, 3]]

@@ -16,7 +16,7 @@ OPTIONS = {
     "Layers": (
         "lora_layers", "layers", "sweep", "strategy", "num_layers", "fraction", "indices", "cumulative_threshold", "budget",
         "score",
-        "prefer", "min_entry", "layers_path", "other_stacks", "random_seed",
+        "prefer", "schedule", "min_entry", "layers_path", "other_stacks", "random_seed",
     ),
     "Layer Cards": ("cards", "community_cards", "min_spearman"),
     "Probe": ("scores", "probe_examples", "probe_batch_size", "probe_rank", "probe_budget", "probe_seeds"),

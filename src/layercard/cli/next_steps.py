@@ -37,6 +37,7 @@ class Training:
     """None: every linear module."""
     language: bool = True
     """Whether the model is a causal language model, which TRL's SFT and Axolotl train."""
+    schedule: str | None = None
 
 
 def say_next(output: Output, *lines: str) -> None:
@@ -53,7 +54,7 @@ def say_command(output: Output, what: str, *words: str) -> None:
 
 def say_plan_next(output: Output, placement: LayerPlacement, path: Path | None, run: Training) -> None:
     """Print how the planned layers are trained."""
-    if placement.is_all:
+    if placement.is_all and run.schedule is None:
         say_next(output, "train as you would without layercard; every layer is adapted.")
         return
     say_next(output, "train these layers. Paste one of:", *training_lines(placement, path, run))
@@ -64,8 +65,8 @@ def say_plan_next(output: Output, placement: LayerPlacement, path: Path | None, 
 
 def training_lines(placement: LayerPlacement, path: Path | None, run: Training) -> Iterator[str]:
     """Yield the lines that train these layers, from the file `path` where they were written into one."""
-    stacks = {"layers_path": run.layers_path, "other_stacks": run.other_stacks}
-    beside = {name: value for name, value in stacks.items() if value is not None}
+    also = {"layers_path": run.layers_path, "other_stacks": run.other_stacks, "schedule": run.schedule}
+    beside = {name: value for name, value in also.items() if value is not None}
     layers = list(placement.layers)
     if run.language:
         flags = [word for name, value in beside.items() for word in (f"--lora_layers_{name}", value)]
@@ -85,7 +86,12 @@ def _yaml(layers: list[int], path: Path | None, beside: dict[str, str]) -> str:
     if not beside:
         return str(path) if path is not None else str(layers)
     what = f"lora_layers: {path}" if path is not None else f"indices: {layers}"
-    return f"{{{', '.join([what, *(f'{name}: {value}' for name, value in beside.items())])}}}"
+    return f"{{{', '.join([what, *(f'{name}: {_plain(value)}' for name, value in beside.items())])}}}"
+
+
+def _plain(value: str) -> str:
+    """Return a text as YAML writes it inside braces."""
+    return f'"{value}"' if "," in value else value
 
 
 def sentences(text: str) -> list[str]:

@@ -28,7 +28,6 @@ from layercard.settings import PlacementSettings
 
 TRAINING_ONLY = {
     "measure", "measure_budget", "guard", "on_quality_loss", "quality_threshold", "guard_budget", "prefix_cache", "control",
-    "schedule",
 }  # fmt: skip
 """Settings of a training run that change neither the choice nor the prediction."""
 SETTINGS = [field.name for field in fields(PlacementSettings) if field.name not in TRAINING_ONLY]
@@ -103,7 +102,9 @@ def plan(
         made.placement.save(path)
         output.say(f"Wrote {path}.")
     language = model.purpose is not None and model.purpose.task == "causal"
-    training = Training(settings.layers_path, settings.other_stacks, target_modules(values), language)
+    training = Training(
+        settings.layers_path, settings.other_stacks, target_modules(values), language, schedule=settings.schedule
+    )
     say_plan_next(output, made.placement, path, training)
     output.finish(made.document())
 

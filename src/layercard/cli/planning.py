@@ -35,11 +35,13 @@ from layercard.pipeline.before.record import recorded
 from layercard.pipeline.before.resume import check_made_for
 from layercard.pipeline.before.step_ratio import all_layers
 from layercard.placement.choose import check_depth, needed_score, only_some
+from layercard.placement.phases import check_rises
 from layercard.placement.placement import LayerPlacement, learning_rate_hint
-from layercard.report.announce import LESS
+from layercard.report.announce import LESS, schedule_lines
 from layercard.report.words import as_fast
 from layercard.scores.coupling import Coupling
 from layercard.settings import PlacementSettings
+from layercard.settings.schedule import parse_schedule
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
 UNKNOWN_MEMORY = "no Layer Card says; `memory` has what is predicted"
@@ -63,6 +65,8 @@ class Plan:
     """What more time buys by the score that chose the layers; nothing where none did."""
     coupling: Coupling | None = None
     """How much they stand in for each other, where the score knows."""
+    scheduled: bool = False
+    """Whether lower layers stop learning on the way."""
 
     def document(self) -> dict[str, Any]:
         """Return what `layercard plan --json` prints."""
@@ -95,8 +99,9 @@ class Plan:
         say_sentences(output, [chosen.reason, *self.notes])
         if not chosen.is_all or self.expected.ratio < LESS:
             checkpointing = "with" if self.checkpointing else "without"
+            step = "the mean step of the schedule" if self.scheduled else "a step"
             output.say(
-                f"Predicted: a step is {as_fast(self.expected.speedup)} as with all-layer LoRA, {checkpointing} "
+                f"Predicted: {step} is {as_fast(self.expected.speedup)} as with all-layer LoRA, {checkpointing} "
                 "gradient checkpointing."
             )
             say_sentences(output, [self.costs])
@@ -160,20 +165,34 @@ def make_plan(
     decision, examined = choose(asked)
     named = settings.placement_path
     record = record_of_command(model, bare, stack, examined, data, settings, targets)
+    check_rises(decision.placement, parse_schedule(settings.schedule))
     placement = decided(decision.placement, settings, bare, stack, adapted=names_held(bare, targets))
     differing = () if named is None else check_made_for(placement, named, record)
     placement = recorded(placement, record, named)
     found = ahead or predicting(placement)
     scores = examined.scores if examined else {}
     table, left_out = strategy_costs(placement, settings, scores, extensions, found.conditions)
-    notes = (*decision.notes, *differing, *_notes(bare, stack, targets, placement, found.below), *left_out)
-    expected = found.conditions.predict(placement, placement.layers)
+    rises = schedule_lines(placement, settings.schedule)
+    notes = (*decision.notes, *rises, *differing, *_notes(bare, stack, targets, placement, found.below), *left_out)
+    expected = found.conditions.planned(placement)
     chose = None if placement.score is None else scores.get(placement.score)
     step_ratio = found.conditions.step_ratio(placement)
     front = front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable)
     together = coupled(chose, placement.layers)
     peaks = plan_memory(memory, bare, stack, targets, placement, table, found.conditions)
-    return Plan(placement, expected, checkpointing, examined, table, found.costs, peaks, notes, tuple(front), together)
+    return Plan(
+        placement,
+        expected,
+        checkpointing,
+        examined,
+        table,
+        found.costs,
+        peaks,
+        notes,
+        tuple(front),
+        together,
+        bool(found.conditions.rises),
+    )
 
 
 @dataclass(frozen=True)
@@ -205,6 +224,7 @@ def _conditions(
         recompute_above_entry=below or settings.checkpointing_above_entry != "off",
         units=units,
         all_layer_entry=not goes_down and placement.other_stacks != "shed",
+        rises=parse_schedule(settings.schedule),
     )
 
 

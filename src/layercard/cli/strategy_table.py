@@ -10,16 +10,21 @@ from rich.console import Console
 from rich.table import Table
 
 from layercard.anatomy.layers import describe
-from layercard.cost.predict import StepPrediction, UnitCosts, predict_step
+from layercard.cost.predict import StepPrediction, UnitCosts, mean_prediction, predict_step
 from layercard.errors import PlacementError
 from layercard.placement.choose import choose_placement, needed_score
+from layercard.placement.phases import shares
 from layercard.placement.placement import LayerPlacement
 from layercard.placement.strategies import StepRatio
 from layercard.registry import Extensions
 from layercard.report.words import times
 from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings
-from layercard.settings.checks import BUDGET
+from layercard.settings.checks import ALL, BUDGET
+from layercard.settings.schedule import Rise
+
+PLANNED = "planned"
+"""The row of the placement itself."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,11 @@ class StepConditions:
     units: UnitCosts
     all_layer_entry: bool
     """Whether that of all-layer LoRA ends at the lowest layer that has adapters."""
+    rises: tuple[Rise, ...] = ()
+    """The schedule of the run that is planned."""
 
     def predict(
-        self, placement: LayerPlacement, layers: tuple[int, ...], *, prefix_cached: bool = False
+        self, placement: LayerPlacement, layers: tuple[int, ...], *, prefix_cached: bool = False, resting: int = 0
     ) -> StepPrediction:
         """Return the step that adapts `layers` of the placement's model, beside that of all-layer LoRA."""
         return predict_step(
@@ -56,10 +63,20 @@ class StepConditions:
             gradient_entry=self.gradient_entry,
             recompute_above_entry=self.recompute_above_entry,
             prefix_cached=prefix_cached,
+            resting=resting,
             units=self.units,
             adaptable=placement.adaptable,
             all_layer_entry=self.all_layer_entry,
         )
+
+    def planned(self, placement: LayerPlacement, *, prefix_cached: bool = False) -> StepPrediction:
+        """Return the mean step of the placement under its schedule; without one, its step."""
+        parts = []
+        for share, learning in shares(placement, self.rises):
+            resting = len(placement.layers) - len(learning.layers)
+            step = self.predict(placement, learning.layers, prefix_cached=prefix_cached, resting=resting)
+            parts.append((share, step))
+        return mean_prediction(parts)
 
     def step_ratio(self, placement: LayerPlacement) -> StepRatio:
         """Return what predicts the step time of any layers of the placement's model."""
@@ -78,10 +95,10 @@ def strategy_costs(
     Beside them a line for each strategy of a plugin whose layers cannot be used here.
     """
     strategies = extensions.strategies
-    found, notes = {"planned": placement.layers}, []
+    found, notes = {PLANNED: placement.layers}, []
     for name in strategies:
-        if name == BUDGET:
-            continue  # it says itself how many layers are adapted
+        if name in (BUDGET, ALL):
+            continue  # they say themselves how many layers are adapted
         wanted = _asking_for(name, placement, settings)
         if needed_score(wanted, strategies) not in {None, *scores}:
             continue
@@ -105,7 +122,10 @@ def _asking_for(name: str, placement: LayerPlacement, settings: PlacementSetting
 
 
 def _cost(name: str, layers: tuple[int, ...], placement: LayerPlacement, conditions: StepConditions) -> StrategyCost:
-    plain, cached = (conditions.predict(placement, layers, prefix_cached=cached) for cached in (False, True))
+    if name == PLANNED:
+        plain, cached = (conditions.planned(placement, prefix_cached=cached) for cached in (False, True))
+    else:
+        plain, cached = (conditions.predict(placement, layers, prefix_cached=cached) for cached in (False, True))
     return StrategyCost(name, layers, plain.ratio, cached.ratio)
 
 

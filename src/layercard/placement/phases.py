@@ -9,6 +9,9 @@ from layercard.errors import SettingsError
 from layercard.placement.placement import LayerPlacement
 from layercard.settings.schedule import Rise
 
+FINELY = 1000
+"""Into how many parts a run is cut whose steps are not known."""
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -45,6 +48,11 @@ def phases(placement: LayerPlacement, rises: Sequence[Rise], steps: int, *, warm
     return tuple(
         Phase(step, end, begins[step]) for step, end in zip(changed, [*changed[1:], max(steps, 1)], strict=True)
     )
+
+
+def shares(placement: LayerPlacement, rises: Sequence[Rise]) -> list[tuple[float, LayerPlacement]]:
+    """Return the phases of a run whose steps are not known yet: the share of its steps, and the layers that learn."""
+    return [(phase.steps / FINELY, phase.placement) for phase in phases(placement, rises, FINELY)]
 
 
 def check_rises(placement: LayerPlacement, rises: Sequence[Rise]) -> None:

@@ -36,7 +36,7 @@ def announcement(
     adapted layer, or None; `elsewhere` are lines about what trains outside the layers, `notes` about how they were chosen.
     """
     lines = [f"Adapts {describe(placement.layers, placement.num_layers)}: {placement.reason}"]
-    lines.extend(_schedule(placement, settings))
+    lines.extend(schedule_lines(placement, settings.schedule))
     lines.extend(notes)
     if reused:
         lines.append("This placement is that of the run that is resumed; nothing was probed.")
@@ -55,12 +55,12 @@ def announcement(
     return [*lines, *(line for line in (evidence_line(placement), learning_rate_hint(placement)) if line is not None)]
 
 
-def _schedule(placement: LayerPlacement, settings: PlacementSettings) -> list[str]:
+def schedule_lines(placement: LayerPlacement, schedule: str | None) -> list[str]:
     """Return a line for each rise of the schedule."""
-    rises = parse_schedule(settings.schedule)
+    rises = parse_schedule(schedule)
     learning = [describe(learning_after(placement, rise.share).layers, placement.num_layers) for rise in rises]
     return [
-        f"After {rise.after:.0%} of the steps {layers} go on learning, the others keep what they learned."
+        f"After {rise.after:.0%} of the steps only {layers} learn; those below keep what they learned."
         for rise, layers in zip(rises, learning, strict=True)
     ]
 

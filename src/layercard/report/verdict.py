@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from layercard.cost.speedup import SpeedupReport
 from layercard.report.forgetting import forgetting_sentence
+from layercard.report.phases import schedule_sentence
 from layercard.report.words import (
     as_fast,
     duration,
@@ -98,8 +99,8 @@ class RunVerdict:
 
 def verdict_of(report: SpeedupReport) -> RunVerdict:
     """Return what `report` says."""
-    forgotten = forgetting_sentence(report.quality)
-    notes = (() if forgotten is None else (forgotten,)) + ((PARTIAL,) if report.partial else ())
+    said = (schedule_sentence(report), forgetting_sentence(report.quality), PARTIAL if report.partial else None)
+    notes = tuple(note for note in said if note is not None)
     return RunVerdict(_speed(report), _quality(report), notes, unknowns(report))
 
 

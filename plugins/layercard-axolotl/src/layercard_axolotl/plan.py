@@ -53,6 +53,11 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
             "adapted layer, on which most of a budget rests. Say here how many layers with `num_layers` or `fraction`; or leave "
             f"`{KEY}: {{budget: {settings.budget}}}` in the configuration and train with the plugin."
         )
+    if settings.schedule is not None:
+        raise SettingsError(
+            f"`schedule` is {settings.schedule!r}, and a configuration for Axolotl alone trains the same layers all the time. "
+            f"Leave `{KEY}: {{schedule: ...}}` in the configuration and train with the plugin."
+        )
     placement, keys = _choose(file.values, settings)
     predicted = predict_step(
         placement.num_layers,

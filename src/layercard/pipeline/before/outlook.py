@@ -14,7 +14,7 @@ from layercard.anatomy.freezing import frozen_below
 from layercard.anatomy.gradient_entry import find_obstacle, trainable_below
 from layercard.anatomy.input_gradients import input_gradient_hooks
 from layercard.cost.predict import StepPrediction, UnitCosts, mean_prediction, predict_step
-from layercard.placement.phases import phases
+from layercard.placement.phases import shares
 from layercard.settings.schedule import parse_schedule
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from layercard.placement.placement import LayerPlacement
     from layercard.settings import PlacementSettings
 
-FINELY = 1000
-"""Into how many parts a run is cut to predict a schedule: its steps are not known before it trains."""
 OFF = "`gradient_entry` is off."
 
 
@@ -95,11 +93,10 @@ def predicted_schedule(
 ) -> tuple[StepPrediction, str | None]:
     """Return the predicted mean step of a run with a schedule, and what keeps the gradient entry from rising, or None."""
     parts, obstacle = [], None
-    for phase in phases(placement, parse_schedule(settings.schedule), FINELY):
-        learning = phase.placement
+    for share, learning in shares(placement, parse_schedule(settings.schedule)):
         with frozen_below(stack, learning.entry):
             obstacle = find_obstacle(model, stack, learning.entry, args)
             resting = len(placement.layers) - len(learning.layers)
             step = predicted_step(model, stack, learning, settings, args, obstacle, units, resting=resting)
-        parts.append((phase.steps / FINELY, step))
+        parts.append((share, step))
     return mean_prediction(parts), obstacle

@@ -13,6 +13,7 @@ from layercard.report.forgetting import forgetting_cell, forgetting_rows
 from layercard.report.page import figures
 from layercard.report.page.pieces import UNKNOWN, Figure, Page, Section, Table
 from layercard.report.page.timing import break_even, costs, pairs, where_time_goes
+from layercard.report.phases import phase_rows
 from layercard.report.verdict import verdict_of
 from layercard.report.words import interval_words, layers_words, loss_words, percent, sentence, times
 
@@ -49,7 +50,14 @@ def _layers(report: SpeedupReport) -> Section:
         _layer_table(report, score),
     )  # fmt: skip
     reason = report.placement.get("reason")
-    return Section("layers", "Which layers", sentence(f"Why these: {reason}") if reason else "", figure)
+    lead = sentence(f"Why these: {reason}") if reason else ""
+    return Section("layers", "Which layers", lead, figure, _phases(report))
+
+
+def _phases(report: SpeedupReport) -> tuple[Table, ...]:
+    header = ("optimizer steps", "layers that learn", "backpropagation ends at", "seconds of a step, observed")
+    rows = tuple(phase_rows(report))
+    return (Table("The schedule", header, rows, (3,)),) if rows else ()
 
 
 def _shown_score(report: SpeedupReport) -> str | None:
