@@ -12,7 +12,7 @@ from layercard.placement.strategies import STRATEGIES, StrategyRequest
 from layercard.scores.base import LayerScores
 
 BY_NAME = {strategy.name: strategy for strategy in STRATEGIES}
-COUNTED = [strategy for strategy in STRATEGIES if strategy.name != "cumulative"]
+COUNTED = [strategy for strategy in STRATEGIES if strategy.name not in ("cumulative", "all")]
 
 
 def scored(importance: list[float]) -> LayerScores:
