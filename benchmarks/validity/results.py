@@ -35,17 +35,22 @@ class PairResults:
     """Arms that no selector chose, by their label."""
 
     def curve(self, key: Mapping[str, Any], seeds: Sequence[int]) -> Curve | None:
-        """Return the mean curve of an arm; None where a seed is missing or none is asked for."""
-        found = self.runs.get(key_text(key), {})
-        if self.choices is None or not seeds or not all(seed in found for seed in seeds):
+        """Return the mean curve of an arm, its times over all-layer LoRA's of the same seed; None where a seed is missing."""
+        found, whole = self.runs.get(key_text(key), {}), self._whole
+        if self.choices is None or not seeds or not all(seed in found and seed in whole for seed in seeds):
             return None
-        return mean_curve([curve_of(found[seed], self.choices["loss_before"]) for seed in seeds])
+        before = self.choices["loss_before"]
+        return mean_curve([_timed(curve_of(found[s], before), curve_of(whole[s], before), self.steps) for s in seeds])
 
     @property
     def seeds(self) -> list[int]:
         """The seeds that all-layer LoRA was trained from, and with it the comparison."""
-        whole = {} if self.choices is None else {"layers": list(range(self.choices["depth"]))}
-        return sorted(self.runs.get(key_text(whole), {}))
+        return sorted(self._whole)
+
+    @property
+    def _whole(self) -> dict[int, dict[str, Any]]:
+        key = {} if self.choices is None else {"layers": list(range(self.choices["depth"]))}
+        return self.runs.get(key_text(key), {})
 
     def arms(self) -> dict[str, dict[str, Any]]:
         """Return every selector's and schedule's key."""
@@ -59,16 +64,17 @@ def read(folder: Path, name: str) -> PairResults:
 
     Raises `ValueError` where files of different settings lie there, or two runs of one arm and seed: they cannot be compared.
     """
-    found, common = PairResults(name), None
+    found, common = PairResults(name), {}
     for path in sorted((folder / name).glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
         inputs, result = document["inputs"], document["result"]
-        shared = {part: inputs[part] for part in ("pair", "recipe", "dtype")}
-        if common not in (None, shared):
-            raise ValueError(
-                f"{path} has other settings than the files beside it: {shared}, not {common}. Move one of them."
-            )
-        common = shared
+        seed = inputs.get("seed", "before training")
+        for kind, settings in _settings(inputs, seed).items():
+            if common.setdefault(kind, settings) != settings:
+                raise ValueError(
+                    f"{path} has other settings than the files beside it ({kind}): {settings}, not {common[kind]}. "
+                    "Move one of them."
+                )
         if inputs["kind"] == "choices":
             found.choices = result
         elif inputs["kind"] == "run":
@@ -81,6 +87,26 @@ def read(folder: Path, name: str) -> PairResults:
             if "schedule" in inputs["arm"]:
                 found.schedules[inputs["arm"]["schedule"]] = inputs["arm"]
     return found
+
+
+def _settings(inputs: Mapping[str, Any], seed: Any) -> dict[str, Any]:
+    """Return what all files of a pair must agree in, and what those of one seed must."""
+    return {"all": {part: inputs[part] for part in ("pair", "recipe")}, f"seed {seed}": inputs["dtype"]}
+
+
+def dtype_of_choices(folder: Path) -> str | None:
+    """Return the dtype that selectors chose in; None where none has chosen yet."""
+    for path in sorted(folder.glob("choices-*.json")):
+        dtype: str = json.loads(path.read_text(encoding="utf-8"))["inputs"]["dtype"]
+        return dtype
+    return None
+
+
+def _timed(curve: Curve, whole: Curve, steps: int) -> Curve:
+    """Return the curve with its times over all-layer LoRA's at `steps`: seeds were trained on different machines."""
+    unit = whole.time_at_step(steps)
+    assert unit is not None
+    return Curve(curve.steps, tuple(time / unit for time in curve.times), curve.losses)
 
 
 def curve_of(result: Mapping[str, Any], before: float) -> Curve:

@@ -119,7 +119,6 @@ PLANS = (((1 / 4, 1 / 3), (1 / 2, 2 / 3)), ((1 / 4, 1 / 2),), ((1 / 8, 1 / 3), (
 
 
 def schedules(recipe: Recipe) -> list[Arm]:
-    """Return the schedules that are judged."""
+    """Return the schedules that are judged, most interesting first: results come in this order."""
     rising = [RisingEntry(tuple((round(at * recipe.steps), share) for at, share in plan)) for plan in PLANS]
-    dropped = [DroppedBackward(0.5), DroppedBackward(0.75), RedrawnEntry(1.0)]
-    return [rising[0], dropped[0], rising[1], dropped[1], dropped[2], *rising[2:]]
+    return [*rising, RedrawnEntry(1.0), DroppedBackward(0.5), DroppedBackward(0.75)]

@@ -1,7 +1,7 @@
 """The benchmark's parts in their order, each kept in a file as soon as it is finished, so that a killed run goes on.
 
-First what the selectors choose, then, pairs taking turns, one arm after another: all-layer LoRA, the schedules, the other
-selectors. A rate is chosen when the first arm of its group needs it. All pairs have gone through a seed before the next
+First what the selectors choose, then, pairs taking turns, one arm after another: all-layer LoRA, then schedules and sets of
+layers in turn. A rate is chosen when the first arm of its group needs it. All pairs have gone through a seed before the next
 seed begins.
 """
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,13 @@ from validity.arms import Arm, all_layers
 from validity.pairs import JUDGED_BLOCK, RATE_BLOCK, Pair, Subject, labelled
 from validity.rates import best_rate, group_of, trial_set
 from validity.recipe import Recipe, steps_for
-from validity.results import key_text
+from validity.results import ALL_LAYER, dtype_of_choices, key_text
 from validity.selecting import arms_of, choices
 from validity.training import Course, loss_before, train
 
 from layercard.anatomy.layers import find_layers
 from layercard.cost.predict import UnitCosts
 from layercard.study.store import Store
-
-SELECTORS_FIRST = 1
-"""How many distinct sets of layers are trained before the schedules: all-layer LoRA, which all are compared with."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,10 @@ class PairWork:
     def __init__(self, lab: Lab, pair: Pair) -> None:
         self.pair, self._lab = pair, lab
         self._subject: Subject | None = None
-        inputs = {"pair": pair.inputs(), "recipe": lab.recipe.inputs(), "dtype": lab.dtype}
-        self._store = Store(_folder(lab.results, pair), inputs)
+        folder = _folder(lab.results, pair)
+        inputs = {"pair": pair.inputs(), "recipe": lab.recipe.inputs()}
+        self._runs = Store(folder, inputs | {"dtype": lab.dtype})
+        self._once = Store(folder, inputs | {"dtype": dtype_of_choices(folder) or lab.dtype})
         self.choices: dict[str, Any] = {}
 
     @property
@@ -62,7 +62,7 @@ class PairWork:
     def choose(self) -> None:
         """Let every selector choose."""
         epoch = self._lab.recipe.epoch_steps * self.pair.batch
-        self.choices = self._kept("choices", lambda: choices(self.subject, epoch), kind="choices")
+        self.choices = self._kept(self._once, "choices", lambda: choices(self.subject, epoch), kind="choices")
 
     @property
     def depth(self) -> int:
@@ -81,6 +81,7 @@ class PairWork:
         steps = self._steps(arm)
         course = Course(seed + 1, JUDGED_BLOCK, rate, steps, self._lab.recipe.every, seed)
         return self._kept(
+            self._runs,
             f"{arm.label}-seed{seed}",
             lambda: train(self.subject, arm, self._lab.recipe, course),
             kind="run", arm=arm.key(), seed=seed, rate=rate, group=group, steps=steps,
@@ -94,6 +95,7 @@ class PairWork:
             steps = self._lab.recipe.rate_steps
             course = Course(RATE_BLOCK, RATE_BLOCK, rate, steps, steps, 0)
             found = self._kept(
+                self._once,
                 f"rate-{group}-{rate:g}",
                 lambda: train(self.subject, arm, self._lab.recipe, course),
                 kind="rate", arm=arm.key(), rate=rate,
@@ -110,11 +112,11 @@ class PairWork:
         whole = all_layers(self.depth).cost(self.depth, 0, recipe.epoch_steps, units)
         return steps_for(recipe, whole, lambda step: arm.cost(self.depth, step, recipe.epoch_steps, units))
 
-    def _kept(self, name: str, make: Callable[[], dict[str, Any]], **own: Any) -> dict[str, Any]:
-        if self._store.has(name, **own):
-            return self._store.result(name, make, **own)
+    def _kept(self, store: Store, name: str, make: Callable[[], dict[str, Any]], **own: Any) -> dict[str, Any]:
+        if store.has(name, **own):
+            return store.result(name, make, **own)
         began, cpu = time.perf_counter(), time.process_time()
-        found = self._store.result(name, lambda: self._with_facts(make()) | {"machine": dict(self._lab.machine)}, **own)
+        found = store.result(name, lambda: self._with_facts(make()) | {"machine": dict(self._lab.machine)}, **own)
         last = found.get("points", [{}])[-1]
         sys.stderr.write(
             f"{time.strftime('%H:%M:%S')} {self.pair.name} {name} rate {own.get('rate')}: loss {last.get('loss')} at step "
@@ -150,34 +152,45 @@ def work_through(
     seeds: Sequence[int],
     schedules: Sequence[Arm] = (),
     *,
+    only: Sequence[str] = (),
     together: int = 6,
     until: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Make every part that is missing; `until` is asked before each whether to stop."""
+    """Make every part that is missing; `until` is asked before each whether to stop.
+
+    `only` names the arms to train, in this order, beside all-layer LoRA; none: all of them.
+    """
     works = [PairWork(lab, pair) for pair in pairs]
     groups = [works[start : start + together] for start in range(0, len(works), together)]
     for seed in seeds:
         for group in groups:
-            for part in _parts(group, seed, schedules):
+            for part in _parts(group, seed, schedules, only):
                 if until():
                     return
                 part()
 
 
-def _parts(works: Sequence[PairWork], seed: int, schedules: Sequence[Arm]) -> Iterator[Callable[[], Any]]:
+def _parts(
+    works: Sequence[PairWork], seed: int, schedules: Sequence[Arm], only: Sequence[str]
+) -> Iterator[Callable[[], Any]]:
     """Yield what is to be done for a group of pairs and a seed, each training once, pairs taking turns."""
     for work in works:
         yield work.choose
-    queues = [_queue(work, schedules) for work in works]
+    queues = [_queue(work, schedules, only) for work in works]
     for turn in range(max(len(queue) for queue in queues)):
         for work, queue in zip(works, queues, strict=True):
             if turn < len(queue):
                 yield partial(work.run, queue[turn], seed)
 
 
-def _queue(work: PairWork, schedules: Sequence[Arm]) -> list[Arm]:
-    selected = _distinct(list(work.arms().values()))
-    return [*selected[:SELECTORS_FIRST], *schedules, *selected[SELECTORS_FIRST:]]
+def _queue(work: PairWork, schedules: Sequence[Arm], only: Sequence[str]) -> list[Arm]:
+    """Return all-layer LoRA, which all are compared with, then schedules and sets of layers in turn, or those of `only`."""
+    if only:
+        named = work.arms() | {arm.label: arm for arm in schedules}
+        return _distinct([named[name] for name in (ALL_LAYER, *only)])
+    whole, *selected = _distinct(list(work.arms().values()))
+    pairs = zip_longest(schedules, selected)
+    return [whole, *(arm for pair in pairs for arm in pair if arm is not None)]
 
 
 def _distinct(arms: Sequence[Arm]) -> list[Arm]:
