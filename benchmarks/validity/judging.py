@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -98,3 +99,20 @@ def time_ratio(curve: Curve, all_layer: Curve, step: float) -> float | None:
         raise ValueError(f"All-layer LoRA was not judged at step {step}: {all_layer.steps}.")
     found = curve.time_to(target)
     return None if found is None else found / whole
+
+
+def times(phases: Sequence[Mapping[str, Any]], epoch_steps: int, steps: Sequence[float]) -> list[float]:
+    """Return when an arm has trained each of `steps`, by what each kind of its steps costs (`checkpointed.py`).
+
+    A phase goes through an epoch that its cache has not seen, then takes one step that checks the cache.
+    """
+    found, spent, done = [], 0.0, 0
+    for wanted in steps:
+        while done < wanted:
+            phase = [phase for phase in phases if phase["at"] <= done][-1]
+            since = done - phase["at"]
+            kind = "seen" if since < epoch_steps else "checked" if since == epoch_steps else "cached"
+            spent += phase[kind]
+            done += 1
+        found.append(spent)
+    return found

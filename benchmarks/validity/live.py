@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layercard.anatomy.gradient_entry import GradientEntry, find_obstacle
+from layercard.anatomy.gradient_entry import CheckpointingAbove, GradientEntry, find_obstacle
 from layercard.anatomy.layers import LayerStack
 from layercard.anatomy.narrow import narrow
 from layercard.prefix.cache import PrefixCache, find_prefix_obstacle
@@ -61,7 +61,7 @@ class Live:
             parameter.grad = None
         return stopped
 
-    def enter(self, entry: int) -> None:
+    def enter(self, entry: int, *, checkpointing_above: CheckpointingAbove = "keep") -> None:
         """End backpropagation at layer `entry` from now on, and cache what is below where that is exact."""
         self._undo.close()
         self.entry, self.cache = entry, None
@@ -71,7 +71,7 @@ class Live:
         if obstacle is not None:
             raise ValueError(obstacle)
         with ExitStack() as undo:
-            undo.enter_context(GradientEntry(self.model, self.stack, entry))
+            undo.enter_context(GradientEntry(self.model, self.stack, entry, checkpointing_above=checkpointing_above))
             if find_prefix_obstacle(self.model, self.stack, entry) is None:
                 self.cache = undo.enter_context(PrefixCache(self.model, self.stack, entry, self._cache_bytes))
             self._undo = undo.pop_all()

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from validity.judging import Curve, mean_curve, predicted, regrets, spearman, time_ratio
+from validity.judging import Curve, mean_curve, predicted, regrets, spearman, time_ratio, times
 
 ALL_LAYER = "all-layer"
+EVERY_STEP = [{"at": 0, "seen": 1.0, "checked": 1.0, "cached": 1.0}]
+"""What all-layer LoRA's steps cost."""
 DIVERGED = 1e9
 """The loss of a run that diverged, worse than any other."""
 
@@ -33,14 +35,27 @@ class PairResults:
     rates: dict[str, float] = field(default_factory=dict)
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Arms that no selector chose, by their label."""
+    clocks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """What an arm's steps cost under gradient checkpointing."""
+    epoch_steps: int = 0
 
-    def curve(self, key: Mapping[str, Any], seeds: Sequence[int]) -> Curve | None:
-        """Return the mean curve of an arm, its times over all-layer LoRA's of the same seed; None where a seed is missing."""
+    def curve(self, key: Mapping[str, Any], seeds: Sequence[int], *, checkpointed: bool = False) -> Curve | None:
+        """Return the mean curve of an arm, its times over all-layer LoRA's of the same seed; None where a seed is missing.
+
+        `checkpointed`: its times under gradient checkpointing, over all-layer LoRA's under it; None where they were not taken.
+        """
         found, whole = self.runs.get(key_text(key), {}), self._whole
         if self.choices is None or not seeds or not all(seed in found and seed in whole for seed in seeds):
             return None
         before = self.choices["loss_before"]
+        if checkpointed:
+            phases = EVERY_STEP if key == self._all_layer else self.clocks.get(key_text(key))
+            return phases and mean_curve([self._on_clock(curve_of(found[s], before), phases) for s in seeds])
         return mean_curve([_timed(curve_of(found[s], before), curve_of(whole[s], before), self.steps) for s in seeds])
+
+    def _on_clock(self, curve: Curve, phases: Sequence[Mapping[str, Any]]) -> Curve:
+        spent = times(phases, self.epoch_steps, curve.steps)
+        return Curve(curve.steps, tuple(time / self.steps for time in spent), curve.losses)
 
     @property
     def seeds(self) -> list[int]:
@@ -49,8 +64,11 @@ class PairResults:
 
     @property
     def _whole(self) -> dict[int, dict[str, Any]]:
-        key = {} if self.choices is None else {"layers": list(range(self.choices["depth"]))}
-        return self.runs.get(key_text(key), {})
+        return self.runs.get(key_text(self._all_layer), {})
+
+    @property
+    def _all_layer(self) -> dict[str, Any]:
+        return {} if self.choices is None else {"layers": list(range(self.choices["depth"]))}
 
     def arms(self) -> dict[str, dict[str, Any]]:
         """Return every selector's and schedule's key."""
@@ -77,8 +95,10 @@ def read(folder: Path, name: str) -> PairResults:
                 )
         if inputs["kind"] == "choices":
             found.choices = result
+        elif inputs["kind"] == "clock":
+            found.clocks[key_text(inputs["arm"])] = result["phases"]
         elif inputs["kind"] == "run":
-            found.steps = inputs["recipe"]["steps"]
+            found.steps, found.epoch_steps = inputs["recipe"]["steps"], inputs["recipe"]["epoch_steps"]
             of_arm = found.runs.setdefault(key_text(inputs["arm"]), {})
             if inputs["seed"] in of_arm:
                 raise ValueError(f"{path} is a second run of its arm and seed. Remove the one at the wrong rate.")
@@ -116,12 +136,19 @@ def curve_of(result: Mapping[str, Any], before: float) -> Curve:
     return Curve(tuple(p["step"] for p in points), tuple(p["units"] for p in points), losses)
 
 
-def rows(pair: PairResults, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Return one row a selector or schedule whose runs are there: losses, gains kept, time, regret."""
-    whole = pair.curve({"layers": list(range(pair.choices["depth"]))}, seeds) if pair.choices else None
+def rows(pair: PairResults, seeds: Sequence[int], *, checkpointed: bool = False) -> list[dict[str, Any]]:
+    """Return one row a selector or schedule whose runs are there: losses, gains kept, time, regret.
+
+    `checkpointed`: at times under gradient checkpointing, of the arms whose steps were timed so.
+    """
+
+    def curve_at(key: Mapping[str, Any]) -> Curve | None:
+        return pair.curve(key, seeds, checkpointed=checkpointed)
+
+    whole = curve_at({"layers": list(range(pair.choices["depth"]))}) if pair.choices else None
     if whole is None:
         return []
-    curves = {name: curve for name, key in pair.arms().items() if (curve := pair.curve(key, seeds)) is not None}
+    curves = {name: curve for name, key in pair.arms().items() if (curve := curve_at(key)) is not None}
     budget = whole.time_at_step(pair.steps)
     assert budget is not None
     at_steps = {name: curve.at_step(pair.steps) for name, curve in curves.items()}

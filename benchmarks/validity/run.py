@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", choices=[p.name for p in PAIRS], default=[p.name for p in PAIRS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--arms", nargs="+", default=[], help="only these, by their names in the tables, in this order")
+    parser.add_argument(
+        "--checkpointed", action="store_true", help="train nothing: time steps under gradient checkpointing"
+    )
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many minutes")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of base weights; default: the faster here")
     args = parser.parse_args()
@@ -58,14 +61,17 @@ def main() -> None:
     else:
         pairs = [pair for pair in PAIRS if pair.name in args.pairs]
         lab = Lab(lambda pair: load(pair, args.models, args.data, dtype), Recipe(), args.results, str(dtype), facts)
-        document = _through(lab, pairs, args.seeds, args.arms, args.minutes)
+        document = _through(lab, pairs, args.seeds, args.arms, args.minutes, checkpointed=args.checkpointed)
     document = {"benchmark": "validity", "quick": args.quick, "machine": facts, "results": document}
     sys.stdout.write(json.dumps(document) + "\n")
 
 
-def _through(lab: Lab, pairs: list[Pair], seeds: list[int], arms: list[str], minutes: float | None) -> dict[str, Any]:
+def _through(
+    lab: Lab, pairs: list[Pair], seeds: list[int], arms: list[str], minutes: float | None, *, checkpointed: bool = False
+) -> dict[str, Any]:
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    work_through(lab, pairs, seeds, schedules(lab.recipe), only=arms, until=lambda: time.monotonic() > end)
+    judged = schedules(lab.recipe)
+    work_through(lab, pairs, seeds, judged, only=arms, checkpointed=checkpointed, until=lambda: time.monotonic() > end)
     return {pair.name: summary(read(lab.results, pair.name), seeds) for pair in pairs}
 
 
@@ -81,7 +87,8 @@ def _quick(dtype: torch.dtype, facts: dict[str, Any]) -> dict[str, Any]:
         rows = [{"prompt": f"{n} and {n} are", "completion": f" {2 * n}"} for n in range(10, 90)]
         for file in ("train.jsonl", "heldout.jsonl"):
             (data / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return _through(lab, [QUICK_PAIR], [0], [], None)
+        _through(lab, [QUICK_PAIR], [0], [], None)
+        return _through(lab, [QUICK_PAIR], [0], [], None, checkpointed=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from validity.arms import Arm, all_layers
+from validity.checkpointed import clock, has_clock
 from validity.pairs import JUDGED_BLOCK, RATE_BLOCK, Pair, Subject, labelled
 from validity.rates import best_rate, group_of, trial_set
 from validity.recipe import Recipe, steps_for
@@ -87,6 +88,16 @@ class PairWork:
             kind="run", arm=arm.key(), seed=seed, rate=rate, group=group, steps=steps,
         )  # fmt: skip
 
+    def clock(self, arm: Arm) -> None:
+        """Time an arm's steps under gradient checkpointing, if that was not done; its losses are those of its runs."""
+        if has_clock(arm) and arm.key() != all_layers(self.depth).key():
+            self._kept(
+                self._once,
+                f"{arm.label}-checkpointed",
+                lambda: clock(self.subject, arm, self._lab.recipe),
+                kind="clock", arm=arm.key(),
+            )  # fmt: skip
+
     def rate(self, group: str) -> float:
         """Return the group's learning rate, chosen on rows that nothing else uses."""
         arm = trial_set(group, self.depth)
@@ -154,24 +165,26 @@ def work_through(
     *,
     only: Sequence[str] = (),
     together: int = 6,
+    checkpointed: bool = False,
     until: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make every part that is missing; `until` is asked before each whether to stop.
 
-    `only` names the arms to train, in this order, beside all-layer LoRA; none: all of them.
+    `only` names the arms to train, in this order, beside all-layer LoRA; none: all of them. With `checkpointed` nothing is
+    trained: their steps are timed under gradient checkpointing.
     """
     works = [PairWork(lab, pair) for pair in pairs]
     groups = [works[start : start + together] for start in range(0, len(works), together)]
     for seed in seeds:
         for group in groups:
-            for part in _parts(group, seed, schedules, only):
+            for part in _parts(group, seed, schedules, only, checkpointed=checkpointed):
                 if until():
                     return
                 part()
 
 
 def _parts(
-    works: Sequence[PairWork], seed: int, schedules: Sequence[Arm], only: Sequence[str]
+    works: Sequence[PairWork], seed: int, schedules: Sequence[Arm], only: Sequence[str], *, checkpointed: bool
 ) -> Iterator[Callable[[], Any]]:
     """Yield what is to be done for a group of pairs and a seed, each training once, pairs taking turns."""
     for work in works:
@@ -180,7 +193,7 @@ def _parts(
     for turn in range(max(len(queue) for queue in queues)):
         for work, queue in zip(works, queues, strict=True):
             if turn < len(queue):
-                yield partial(work.run, queue[turn], seed)
+                yield partial(work.clock, queue[turn]) if checkpointed else partial(work.run, queue[turn], seed)
 
 
 def _queue(work: PairWork, schedules: Sequence[Arm], only: Sequence[str]) -> list[Arm]:

@@ -210,3 +210,12 @@ def test_the_average_is_the_polynomial_one_and_gives_values_back() -> None:
     average.drop([parameter])
     with average.in_force():
         assert torch.equal(parameter, torch.full((3,), 6.0))
+
+
+def test_times_count_what_is_seen_checked_and_cached_anew_in_each_phase() -> None:
+    phases = [
+        {"at": 0, "seen": 1.0, "checked": 1.0, "cached": 1.0},
+        {"at": 3, "seen": 0.5, "checked": 0.75, "cached": 0.25},
+    ]
+    # steps 0-2 whole, 3 and 4 seen, 5 checks, 6 and later from the cache
+    assert judging.times(phases, 2, [0, 3, 5, 6, 8]) == [0.0, 3.0, 4.0, 4.75, 5.25]

@@ -167,6 +167,28 @@ def test_a_killed_benchmark_goes_on_and_trains_nothing_twice(
     assert (whole["kept"], whole["step_time"]) == (1.0, 1.0)
 
 
+def test_steps_under_checkpointing_are_timed_beside_all_layer_loras_and_train_nothing(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = work.Lab(lambda pair: subject, RECIPE, tmp_path / "results", "torch.float32", {"processor": "any"})
+    schedule = RisingEntry(((2, 0.5),))
+    only = ["last", schedule.label]
+    work.work_through(lab, [PAIR], [0], [schedule], only=only)
+    monkeypatch.setattr(work, "train", None)
+    work.work_through(lab, [PAIR], [0], [schedule], only=only, checkpointed=True)
+    found = results.read(tmp_path / "results", PAIR.name)
+    plain = {row["arm"]: row for row in results.rows(found, [0])}
+    timed = {row["arm"]: row for row in results.rows(found, [0], checkpointed=True)}
+    assert {"all-layer", "last", schedule.label} <= set(timed) <= set(plain)
+    assert timed["all-layer"]["step_time"] == 1.0
+    for name in only:
+        assert timed[name]["loss_at_equal_steps"] == plain[name]["loss_at_equal_steps"]
+        assert timed[name]["step_time"] != plain[name]["step_time"]
+    (risen,) = (phases for key, phases in found.clocks.items() if "schedule" in key)
+    assert [(phase["at"], phase["entry"]) for phase in risen] == [(0, 0), (2, depth_of(subject) // 2)]
+    assert risen[0]["seen"] == 1.0
+
+
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "pair").mkdir()
     for number in (1, 2):
