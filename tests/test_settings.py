@@ -110,6 +110,8 @@ BAD: list[tuple[str, Any]] = [
     ("budget", 0.0),
     ("budget", 1.2),
     ("budget", "0.6"),
+    ("min_gain", 0.0),
+    ("min_gain", 1.2),
     ("lora_layers", ""),
     ("strategy", 3),
     ("strategy", ""),

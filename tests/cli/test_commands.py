@@ -93,7 +93,7 @@ def test_plan_by_auto_reads_neither_weights_nor_data(run: Run, model: Path, tmp_
 
 def test_plan_says_layers_step_ratio_quality_and_the_learning_rate(run: Run, model: Path) -> None:
     words = run("plan", model).words
-    for part in ("layers 3, 5 of 0–5", "Predicted: a step is ", "unproven", "higher learning rate or rank"):
+    for part in ("layers 3, 5 of 0–5", "Predicted: a step is ", "unproven", "the learning rate: over six pairs"):
         assert part in words
 
 

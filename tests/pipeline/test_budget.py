@@ -89,6 +89,19 @@ def test_place_stays_within_a_budget_and_says_so(tmp_path: Path, capfd: Any) -> 
     assert (saved["strategy"], saved["score"], saved["made_for"]["settings"]["budget"]) == ("budget", "resnorm", 0.7)
 
 
+def test_place_and_plan_hold_a_least_gain(tmp_path: Path, run: Run, model: Path) -> None:
+    trainer = make_trainer(tmp_path, **checkpointing_arguments(True))
+    placed = place(trainer, lora_layers={"min_gain": 0.6}, guard=False, measure=False)
+    assert placed.scores is not None
+    importance = placed.scores["resnorm"].importance
+    assert importance[list(placed.layers)].sum() >= 0.6 * importance.sum()
+    asked = ["--dataset", questions(tmp_path), "--min-gain", 0.6, "--no-time-costs"]
+    planned = run("plan", model, *asked, "--json").document
+    assert planned["placement"]["strategy"] == "budget"
+    assert "of its sum (at least 60%)" in planned["placement"]["reason"]
+    assert 1 <= len(planned["placement"]["layers"]) < 6
+
+
 def test_a_budget_too_small_stops_before_the_probe(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.train_dataset.rows = [{"input_ids": None}]  # a probe would stumble over it

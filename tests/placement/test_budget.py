@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from layercard import LayerPlacement, PlacementSettings
 from layercard.cost.predict import UnitCosts, predict_step_ratio
 from layercard.errors import PluginError, SettingsError
-from layercard.placement.budget import Option, front, within_budget
+from layercard.placement.budget import Option, front, share_held, within_budget
 from layercard.placement.choose import check_depth, choose_placement, needed_score
 from layercard.placement.strategies import StepRatio, StrategyRequest
 from layercard.plugins import build_manager, strategies
@@ -82,6 +83,20 @@ def test_no_other_set_within_the_budget_scores_higher(request: StrategyRequest) 
     assert worth(request, chosen) == max(worth(request, layers) for layers in allowed)
 
 
+@given(request=requests(), share=st.floats(0.05, 1.0))
+def test_no_cheaper_set_holds_as_much_of_the_score(request: StrategyRequest, share: float) -> None:
+    ratio = step_ratio_of(request)
+    whole = worth(request, tuple(request.candidates))
+    request = replace(request, budget=max(1.0, ratio(request.candidates)), min_gain=share)
+    chosen = tuple(sorted(within_budget(request)))
+    assert set(chosen) <= set(request.candidates)
+    held = worth(request, chosen)
+    assert held >= share * whole - ROUNDING
+    assert share_held(request, chosen) == pytest.approx(held / whole if whole else 1.0)
+    enough = [layers for layers in every_set(request) if worth(request, layers) >= share * whole + ROUNDING]
+    assert all(ratio(chosen) <= ratio(layers) + ROUNDING for layers in enough)
+
+
 def test_no_set_of_twelve_layers_within_the_budget_scores_higher() -> None:
     importance = np.random.default_rng(0).random(12)
     for budget in (0.35, 0.5, 0.6, 0.75, 0.9, 1.0):
@@ -130,6 +145,19 @@ def place(depth: int = 12, adaptable: tuple[int, ...] | None = None, **values: A
     )
 
 
+def test_a_least_gain_is_held_at_the_lowest_predicted_time() -> None:
+    wanted = PlacementSettings.from_user(min_gain=0.5)
+    assert (wanted.strategy, wanted.is_auto, needed_score(wanted, KNOWN)) == ("budget", False, "resnorm")
+    placement = place(min_gain=0.5)
+    ratio = predict_step_ratio(12, placement.layers, checkpointing=True)
+    held = sum(12 - layer for layer in placement.layers) / 78
+    assert held >= 0.5
+    assert f"hold {held:.0%} of its sum (at least 50%), predicted to take {ratio:.0%}" in placement.reason
+    assert place(min_gain=1.0).is_all
+    counts = [len(place(min_gain=share / 10).layers) for share in range(1, 11)]
+    assert counts == sorted(counts)
+
+
 def test_a_budget_is_a_strategy_by_score() -> None:
     wanted = PlacementSettings.from_user({"budget": 0.6})
     assert (wanted.strategy, wanted.is_auto) == ("budget", False)
@@ -159,6 +187,8 @@ def test_a_budget_is_a_strategy_by_score() -> None:
         ),
         ({"budget": 0.6, "cards": "model/data"}, "layers are chosen without cards"),
         ({"lora_layers": "budget"}, r"`budget` is not given\. .*`budget: 0\.6`"),
+        ({"budget": 0.6, "min_gain": 0.5}, "`budget` and `min_gain` are both given"),
+        ({"min_gain": 0.6, "lora_layers": "high"}, r"`min_gain` is 0\.6, and the strategy `high` does not read it"),
         ({"lora_layers": "budget", "num_layers": 3}, "`budget` is not given"),
     ],
 )

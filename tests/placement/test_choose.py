@@ -12,7 +12,7 @@ import pytest
 from layercard import LayerPlacement, PlacementSettings, hookimpl
 from layercard.errors import PlacementError, SettingsError
 from layercard.placement.choose import choose_placement, needed_score
-from layercard.placement.placement import learning_rate_hint
+from layercard.placement.rates import learning_rate_hint
 from layercard.placement.strategies import StrategyRequest
 from layercard.plugins import build_manager, strategies
 from layercard.scores.base import LayerScores
@@ -149,5 +149,5 @@ def test_a_plugin_strategy_may_find_its_own_number_and_must_stay_within_bounds()
 
 
 def test_the_hint_is_given_only_where_fewer_layers_are_adapted() -> None:
-    assert "higher learning rate" in (learning_rate_hint(place("last")) or "")
+    assert "2x the learning rate" in (learning_rate_hint(place("last")) or "")
     assert learning_rate_hint(place("last", fraction=1.0)) is None

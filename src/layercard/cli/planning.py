@@ -36,7 +36,8 @@ from layercard.pipeline.before.resume import check_made_for
 from layercard.pipeline.before.step_ratio import all_layers
 from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.phases import check_rises
-from layercard.placement.placement import LayerPlacement, learning_rate_hint
+from layercard.placement.placement import LayerPlacement
+from layercard.placement.rates import learning_rate_hint
 from layercard.report.announce import LESS, schedule_lines
 from layercard.report.words import as_fast
 from layercard.scores.coupling import Coupling
@@ -156,7 +157,7 @@ def make_plan(
     asked = Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable)
     predicting = partial(_predicting, asked, checkpointing=checkpointing, time_costs=time_costs)
     ahead = None
-    if settings.budget is not None and score is not None:
+    if settings.weighs_cost and score is not None:
         asked.require_data(score)
         every = decided(all_layers(len(stack), adaptable), settings, bare, stack, adapted=names_held(bare, targets))
         ahead = predicting(every)

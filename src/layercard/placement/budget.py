@@ -1,9 +1,12 @@
 """`budget`: the layers with the highest summed score whose predicted step stays within a share of all-layer LoRA's.
 
+With `min_gain` the other way about: the layers that hold a share of the summed score at the lowest predicted step time.
+
 A step's cost depends on how deep backpropagation goes, which the lowest adapted layer (the entry) decides, and on how many
 layers are adapted. So for every possible entry the best layers above it are filled in until the budget is used up, and the
-best of these sets is taken. That is the best set there is: every set has an entry, and among those with one entry and one
-number of layers none costs more than another. What a step costs is told by whoever asks (`StrategyRequest.step_ratio`).
+best of these sets is taken, or the cheapest that holds enough. That is the best set there is: every set has an entry, and
+among those with one entry and one number of layers none costs more than another. What a step costs is told by
+whoever asks (`StrategyRequest.step_ratio`).
 
 Scores are compared as sums. Where some are negative, all are counted from the lowest one, as `cumulative` does. A score that
 knows what sets are worth (`set_gain`) is asked instead: above each entry its layers are picked one after another, which is not
@@ -12,7 +15,7 @@ sure to find the best set. Neither a sum of scores nor a gain is measured qualit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from layercard.anatomy.words import describe
@@ -36,10 +39,28 @@ class Option:
 def within_budget(request: StrategyRequest) -> list[int]:
     """Pick the layers with the highest summed score within `request.budget`; the cheapest of several such sets.
 
-    Raises `SettingsError` where no layer is cheap enough, `PluginError` where the request predicts no step times.
+    Where `request.min_gain` is given, the cheapest set that holds that share of what all candidates are worth, and of several
+    such sets the best. Raises `SettingsError` where no layer is cheap enough, `PluginError` where the request predicts no step
+    times.
     """
     check_budget(request)
-    return list(max(options(request), key=lambda option: (option.worth, -option.step_ratio, option.layers)).layers)
+    found = list(options(request))
+    best = max(found, key=lambda option: (option.worth, -option.step_ratio, option.layers))
+    if request.min_gain is None:
+        return list(best.layers)
+    least = request.min_gain * best.worth - TOLERANCE * abs(best.worth)
+    enough = [option for option in found if option.worth >= least]
+    return list(min(enough, key=lambda option: (option.step_ratio, -option.worth, option.layers)).layers)
+
+
+def share_held(request: StrategyRequest, layers: Collection[int]) -> float:
+    """Return the share of what all candidates are worth that `layers` hold; 1 where they are worth nothing."""
+    if request.scores is not None and request.scores.sets is not None:
+        best = max(option.worth for option in options(request))
+        return request.scores.sets.of(tuple(layers)) / best if best > 0 else 1.0
+    base = _base(request)
+    whole = sum(float(request.importance[layer]) - base for layer in request.candidates)
+    return sum(float(request.importance[layer]) - base for layer in layers) / whole if whole > 0 else 1.0
 
 
 def options(request: StrategyRequest) -> Iterator[Option]:
@@ -108,10 +129,15 @@ def _worths(request: StrategyRequest, entry: int, above: Sequence[int]) -> Itera
         yield from request.scores.sets.grown([entry], above)
         return
     importance, allowed, worth = request.importance, set(above), 0.0
-    base = min(0.0, float(min(importance[layer] for layer in request.candidates)))
+    base = _base(request)
     for layer in (entry, *(layer for layer in request.ranked if layer in allowed)):
         worth += float(importance[layer]) - base
         yield layer, worth
+
+
+def _base(request: StrategyRequest) -> float:
+    """Return what scores are counted from: 0, or the lowest where some are negative."""
+    return min(0.0, float(min(request.importance[layer] for layer in request.candidates)))
 
 
 STRATEGIES: tuple[Strategy, ...] = (Rule(BUDGET, "score", within_budget),)

@@ -16,7 +16,7 @@ import numpy as np
 from layercard.anatomy.words import describe, how_many
 from layercard.errors import ProbeError, SettingsError
 from layercard.placement.auto import QUALITY_UNPROVEN, RULES, auto_request, choose_auto
-from layercard.placement.budget import check_budget
+from layercard.placement.budget import check_budget, share_held
 from layercard.placement.placement import LayerPlacement, without_adapters
 from layercard.placement.strategies import StepRatio, Strategy, StrategyRequest, checked
 from layercard.registry import Registry
@@ -68,9 +68,9 @@ def choose_placement(
 
     `scores` holds at least the score that `needed_score` names; `adaptable` are the layers that have adapters, ascending
     (None: every layer), and all choices are among those. Without a number a strategy adapts a third of them. `step_ratio`
-    predicts step times, without which there is no `budget`. Raises `SettingsError` where settings do not fit the depth,
-    `PlacementError` where a saved placement does not fit the model or a strategy's answer cannot be used, `ProbeError` where
-    the score of a layer is undefined.
+    predicts step times, without which there is no `budget` and no `min_gain`. Raises `SettingsError` where settings do not fit
+    the depth, `PlacementError` where a saved placement does not fit the model or a strategy's answer cannot be used,
+    `ProbeError` where the score of a layer is undefined.
     """
     score = needed_score(settings, strategies)
     adaptable = only_some(adaptable, num_layers)
@@ -148,6 +148,7 @@ def request_of(
         cumulative_threshold=settings.cumulative_threshold or DEFAULT_THRESHOLD,
         adaptable=adaptable,
         budget=settings.budget or 1.0,
+        min_gain=settings.min_gain,
         step_ratio=step_ratio,
     )
     if not request.candidates:
@@ -242,6 +243,9 @@ def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> 
     if strategy.name == BUDGET and request.step_ratio is not None:
         ratio = request.step_ratio(layers)
         share = f", predicted to take {ratio:.0%} of all-layer LoRA's step time (at most {request.budget:.0%})"
+        if request.min_gain is not None:
+            held = f"{share_held(request, layers):.0%} of its sum (at least {request.min_gain:.0%})"
+            share = f", the cheapest that hold {held}, predicted to take {ratio:.0%} of all-layer LoRA's step time"
     return LayerPlacement(
         layers=layers,
         num_layers=request.num_layers,

@@ -26,7 +26,7 @@ TRAINING_ONLY = {
     "measure", "measure_budget", "guard", "on_quality_loss", "quality_threshold", "guard_budget", "prefix_cache", "control",
     "gradient_entry", "checkpointing_above_entry", "schedule",
 }  # fmt: skip
-"""Settings of a training run that no choice of layers depends on, but for a `budget`, whose layers a resumed run keeps."""
+"""Settings of a training run that no choice of layers depends on, unless predicted times decide; a resumed run keeps those."""
 PROBE = {"probe_examples", "probe_batch_size", "probe_rank", "probe_budget"}
 AUTO = {"prefer", "cards", "community_cards", "min_spearman"}
 WITHOUT_CHANCE = {"auto", "indices", "all", "first", "middle", "last", "uniform"}

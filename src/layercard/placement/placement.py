@@ -169,11 +169,3 @@ def without_adapters(bare: Collection[int], adaptable: Collection[int], num_laye
 def write_json(path: Path, document: Any) -> None:
     """Write JSON so that a reader never sees half of it."""
     write_text(path, json_text(document))
-
-
-def learning_rate_hint(placement: LayerPlacement) -> str | None:
-    """Return the hint that fewer layers often want a higher learning rate or rank; None where none was left out."""
-    if placement.layers == placement.every_layer:
-        return None
-    many = placement.many if placement.adaptable is None else f"{placement.many},"
-    return f"With {many} adapted, a higher learning rate or rank is often wanted than for all of them."

@@ -50,6 +50,8 @@ class StrategyRequest:
     """The layers that have adapters, ascending; None: every layer."""
     budget: float = 1.0
     """The largest step ratio allowed, in (0, 1], read by `budget` alone."""
+    min_gain: float | None = None
+    """The least share of the candidates' summed score, in (0, 1], read by `budget` alone; None where a budget is given."""
     step_ratio: StepRatio | None = None
     """What a set of layers is predicted to cost; None where nobody could say."""
 

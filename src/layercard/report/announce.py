@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from layercard.anatomy.layers import describe
 from layercard.cost.predict import StepPrediction
 from layercard.placement.phases import learning_after
-from layercard.placement.placement import LayerPlacement, learning_rate_hint
+from layercard.placement.placement import LayerPlacement
+from layercard.placement.rates import learning_rate_hint
 from layercard.probing.statistics import LayerStatistics
 from layercard.quality.evidence import evidence_line
 from layercard.report.lines import say

@@ -16,11 +16,11 @@ CheckpointingAboveEntry = Literal["keep", "off", "auto"]
 OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 OtherStacks = Literal["shed", "keep"]
 
-SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", "budget")
+SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", "budget", "min_gain")
 ALL = "all"
 """The strategy that adapts every layer; what a schedule begins with where nobody chose layers."""
 BUDGET = "budget"
-"""The strategy that reads the setting of this name, and is chosen by giving it."""
+"""The strategy that weighs predicted step times, and is chosen by giving `budget` or `min_gain`."""
 
 
 def check_texts(s: PlacementSettings) -> None:
@@ -55,6 +55,7 @@ def _check_numbers(s: PlacementSettings) -> None:
     _between(s, "fraction", 0.0, 1.0, open_low=True)
     _between(s, "cumulative_threshold", 0.0, 1.0, open_low=True)
     _between(s, "budget", 0.0, 1.0, open_low=True)
+    _between(s, "min_gain", 0.0, 1.0, open_low=True)
     _between(s, "probe_budget", 0.0, 0.5)
     _between(s, "measure_budget", 0.0, 0.5)
     _between(s, "min_spearman", 0.0, 1.0)
@@ -149,16 +150,17 @@ def _check_combination(s: PlacementSettings) -> None:
 
 
 def _check_budget(s: PlacementSettings) -> None:
-    """A budget chooses by itself how many layers are adapted, and which."""
-    if s.strategy == BUDGET and s.budget is None:
+    """A budget, or a least gain, chooses by itself how many layers are adapted, and which."""
+    if s.strategy == BUDGET and not s.weighs_cost:
         raise SettingsError(
             "`strategy` is 'budget', and `budget` is not given. Say which share of all-layer LoRA's predicted step time a "
-            "step may take, such as `budget: 0.6`."
+            "step may take, such as `budget: 0.6`, or which share of the summed score to hold, such as `min_gain: 0.8`."
         )
-    if s.budget is not None and s.strategy not in (None, BUDGET):
+    name = "budget" if s.budget is not None else "min_gain"
+    if s.weighs_cost and s.strategy not in (None, BUDGET):
         raise SettingsError(
-            f"`budget` is {s.budget}, and the strategy `{s.strategy}` does not read it: a budget says itself which layers are "
-            "adapted, by `score`. Drop one of them."
+            f"`{name}` is {getattr(s, name)}, and the strategy `{s.strategy}` does not read it: `{name}` says itself which "
+            "layers are adapted, by `score`. Drop one of them."
         )
 
 

@@ -58,6 +58,11 @@ class PlacementSettings:
         "Largest share of all-layer LoRA's predicted step time that a step may take, in (0, 1]: the layers with the highest "
         "summed score that stay within it are adapted.",
     )
+    min_gain: float | None = _option(
+        None,
+        "Least share of all layers' summed score to hold, in (0, 1]: the layers that hold it at the lowest predicted step "
+        "time are adapted.",
+    )
     score: str | None = _option(
         None,
         "The score that strategies by score rank layers by (default `resnorm`); see `layercard plugins`.",
@@ -160,7 +165,7 @@ class PlacementSettings:
         """Return the settings with `lora_layers` spelled out in `strategy` or `indices`, or raise `SettingsError`."""
         check_texts(self)
         settings = _spelled_out(self)
-        if settings.budget is not None and settings.is_auto:
+        if settings.weighs_cost and settings.is_auto:
             settings = replace(settings, lora_layers="strategy", strategy=BUDGET)
         if settings.schedule is not None and settings.is_auto:
             settings = replace(settings, lora_layers="strategy", strategy=ALL)
@@ -171,6 +176,11 @@ class PlacementSettings:
     def placement_path(self) -> Path | None:
         """The saved placement that `lora_layers` names, or None."""
         return Path(self.lora_layers) if self.lora_layers.endswith(".json") else None
+
+    @property
+    def weighs_cost(self) -> bool:
+        """Whether layers are chosen by predicted step times: `budget` or `min_gain`."""
+        return self.budget is not None or self.min_gain is not None
 
     @property
     def consults_cards(self) -> bool:

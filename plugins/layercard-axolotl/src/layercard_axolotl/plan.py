@@ -47,11 +47,12 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
     refuse_choice(file.values)
     wanted = file.values.get(KEY)
     settings = PlacementSettings.from_user(*([] if wanted is None else [wanted]), **asked)
-    if settings.budget is not None:
+    if settings.weighs_cost:
+        name, value = ("budget", settings.budget) if settings.budget is not None else ("min_gain", settings.min_gain)
         raise SettingsError(
-            f"`budget` is {settings.budget}, and a configuration for Axolotl alone does not end backpropagation at the lowest "
-            "adapted layer, on which most of a budget rests. Say here how many layers with `num_layers` or `fraction`; or leave "
-            f"`{KEY}: {{budget: {settings.budget}}}` in the configuration and train with the plugin."
+            f"`{name}` is {value}, and a configuration for Axolotl alone does not end backpropagation at the lowest adapted "
+            "layer, on which most of the predicted saving rests. Say here how many layers with `num_layers` or `fraction`; or "
+            f"leave `{KEY}: {{{name}: {value}}}` in the configuration and train with the plugin."
         )
     if settings.schedule is not None:
         raise SettingsError(

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 def predicted_ratios(run: RunToPlace) -> StepRatio | None:
     """Return what predicts the step time of any layers over all-layer LoRA's, as `place` will announce it.
 
-    None where no `budget` asks for it. The prefix cache is not counted.
+    None where neither `budget` nor `min_gain` asks for it. The prefix cache is not counted.
     """
     settings, stack, target_modules = run.settings, run.stack, run.target_modules
-    if settings.budget is None:
+    if not settings.weighs_cost:
         return None
     model, args = run.host.model, run.host.trainer.args
     every = all_layers(len(stack), run.adaptable)
