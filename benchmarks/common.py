@@ -20,6 +20,7 @@ import torch
 import transformers as hf
 
 from layercard.cost.timing import Timings, Variant, alternate
+from layercard.files import write_text
 from layercard.versions import installed_versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -114,10 +115,17 @@ def ratio(timings: Timings, slow: str, fast: str) -> dict[str, float]:
     }
 
 
+def keep(name: str, args: argparse.Namespace, results: Any) -> dict[str, Any]:
+    """Keep the result in `benchmarks/results/` with the machine beside it, and return it so."""
+    document = {"benchmark": name, "quick": args.quick, "machine": machine(), "results": results}
+    RESULTS.mkdir(exist_ok=True)
+    write_text(RESULTS / f"{name}.json", json.dumps(document, indent=1) + "\n")
+    return document
+
+
 def report(name: str, args: argparse.Namespace, results: Any) -> None:
     """Print the result as the last line, and keep it where `--write` was given."""
     document = {"benchmark": name, "quick": args.quick, "machine": machine(), "results": results}
     if args.write:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        document = keep(name, args, results)
     sys.stdout.write(json.dumps(document) + "\n")

@@ -16,6 +16,7 @@ Runs are forks of one process that has imported everything, so that a second of 
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -41,7 +42,7 @@ from layercard.progress import Progress
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "probing"))
-from common import arguments, report
+from common import RESULTS, arguments, keep, report
 from stages import STAGES, Stage, material, same
 
 LONGEST = 300.0
@@ -118,8 +119,8 @@ def emptied(folder: Path, known: list[str]) -> None:
             inner.rmdir()
 
 
-def kill_rounds(stage: Stage, shared: Path, rounds: int, draw: random.Random, progress: Progress) -> dict[str, Any]:
-    """Run the stage's rounds and return what came of them."""
+def kill_rounds(stage: Stage, shared: Path, rounds: int, draw: random.Random) -> Iterator[dict[str, Any]]:
+    """Run the stage's rounds and yield after each what came of all so far."""
     alone, folder = shared / f"{stage.name}-alone", shared / stage.name
     code, _ = run(stage, shared, alone)
     if code != 0:
@@ -143,9 +144,8 @@ def kill_rounds(stage: Stage, shared: Path, rounds: int, draw: random.Random, pr
         failures += [f"{found}: {path.name} cannot be read" for path in broken if path not in own]
         failures += [f"{found}: {problem}" for problem in after(stage, shared, folder, known, expected)]
         emptied(folder, known)
-        progress.advance()
-    counted = {name: seen[name] for name in ("killed", "left half by the host", "left temporary files")}
-    return {"rounds": rounds, "seconds": round(seconds, 2), **counted, "failures": failures}
+        counted = {name: seen[name] for name in ("killed", "left half by the host", "left temporary files")}
+        yield {"rounds": number + 1, "seconds": round(seconds, 2), **counted, "failures": list(failures)}
 
 
 def after(stage: Stage, shared: Path, folder: Path, known: list[str], expected: Any) -> Iterator[str]:
@@ -175,10 +175,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Progress("rounds", total=rounds * len(wanted)) as progress:
         shared = Path(folder)
         material(shared)
-        draw = random.Random(args.seed)
-        results = {stage.name: kill_rounds(stage, shared, rounds, draw, progress) for stage in wanted}
-    report("kills", args, {"seed": args.seed, "stages": results})
+        results: dict[str, Any] = {}
+        for stage in wanted:
+            for found in kill_rounds(stage, shared, rounds, random.Random(f"{args.seed} {stage.name}")):
+                results[stage.name] = found
+                progress.advance()
+                if args.write:  # kept round by round: a script that is killed itself has not run for nothing
+                    keep("kills", args, {"seed": args.seed, "stages": kept_before(args) | results})
+    report("kills", args, {"seed": args.seed, "stages": (kept_before(args) if args.write else {}) | results})
     sys.exit(any(found["failures"] for found in results.values()))
+
+
+def kept_before(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what earlier calls kept of other stages, killed from the same seed."""
+    path = RESULTS / "kills.json"
+    if not path.exists():
+        return {}
+    document = json.loads(path.read_text(encoding="utf-8"))["results"]
+    stages: dict[str, Any] = document["stages"] if document["seed"] == args.seed else {}
+    return stages
 
 
 if __name__ == "__main__":
