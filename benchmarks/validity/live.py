@@ -23,6 +23,8 @@ class Live:
         self.model, self.stack = model, stack
         self.entry = 0
         self.cache: PrefixCache | None = None
+        self.memory: dict[str, Any] = {}
+        """What an arm keeps from step to step."""
         self._cache_bytes = cache_bytes
         self._undo = ExitStack()
         self._dropped: Collection[int] | None = None

@@ -1,9 +1,9 @@
 """Renders kept results as the Markdown of `benchmarks/README.md`; needs no model and no data.
 
-    python benchmarks/validity/tables.py [--results FOLDER] [--seeds 0]
+    python benchmarks/validity/tables.py [--results FOLDER] [--seeds 0] [--overview] [--checkpointed]
 
 A selector stands in a pair's table once its runs of all the seeds are there; without `--seeds`, of those that all-layer
-LoRA was trained from.
+LoRA was trained from. `--overview` is one table of all pairs instead of one a pair.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from validity.judging import spearman_bound
-from validity.results import PairResults, correlations, read, regret_at_equal_size, rows
+from validity.results import ALL_LAYER, PairResults, correlations, read, regret_at_equal_size, rows
 
 RESULTS = Path(__file__).parents[1] / "results" / "validity"
 
@@ -41,6 +42,36 @@ def table(pair: PairResults, seeds: Sequence[int]) -> str:
             f"{_or(row['regret'], '{:.0%}')} | {_or(own.get(row['arm']), '{:.0%}')} |"
         )
     return "\n".join(lines)
+
+
+def overview(pairs: Mapping[str, tuple[PairResults, Sequence[int]]], *, checkpointed: bool) -> str:
+    """Return one row an arm and one column a pair, arms that the most pairs have first, then by what they keep at equal time.
+
+    In a cell: step time; percent kept at equal steps / at equal time; time to all-layer LoRA's loss. All-layer LoRA itself is
+    left out.
+    """
+    found = {
+        name: {row["arm"]: row for row in rows(pair, seeds, checkpointed=checkpointed)}
+        for name, (pair, seeds) in pairs.items()
+    }
+    arms = dict.fromkeys(arm for by_arm in found.values() for arm in by_arm if arm != ALL_LAYER)
+
+    def order(arm: str) -> tuple[int, float]:
+        there = [by_arm[arm] for by_arm in found.values() if arm in by_arm]
+        return -len(there), -median(row["kept_at_equal_time"] or row["kept"] for row in there)
+
+    lines = [f"| arm | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
+    for arm in sorted(arms, key=order):
+        lines.append(f"| {arm} | {' | '.join(_cell(by_arm.get(arm)) for by_arm in found.values())} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    in_time = "–" if row["kept_at_equal_time"] is None else f"{100 * row['kept_at_equal_time']:.0f}"
+    kept = f"{100 * row['kept']:.0f} / {in_time}"
+    return f"{_or(row['step_time'], '{:.2f}')}; {kept}; {_or(row['time_to_all_layer'], '{:.2f}', '–')}"
 
 
 def correlation_table(pairs: Mapping[str, tuple[PairResults, Sequence[int]]]) -> str:
@@ -75,11 +106,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--overview", action="store_true", help="one table of all pairs")
+    parser.add_argument(
+        "--checkpointed", action="store_true", help="the overview on the clock of gradient checkpointing"
+    )
     args = parser.parse_args()
     pairs: dict[str, tuple[PairResults, Sequence[int]]] = {}
     for folder in sorted(path for path in args.results.iterdir() if path.is_dir()):
         pair = read(args.results, folder.name)
         pairs[pair.name] = pair, args.seeds or pair.seeds
+    if args.overview or args.checkpointed:
+        sys.stdout.write(overview(pairs, checkpointed=args.checkpointed) + "\n")
+        return
     for pair, seeds in pairs.values():
         if rows(pair, seeds):
             sys.stdout.write(table(pair, seeds) + "\n\n")

@@ -24,7 +24,7 @@ from validity.arms import FixedLayers, all_layers, modules_arm
 from validity.live import Live
 from validity.pairs import Pair, Subject
 from validity.recipe import Recipe
-from validity.schedules import DroppedBackward, RedrawnEntry, RisingEntry
+from validity.schedules import DroppedBackward, GradientRise, RedrawnEntry, RisingEntry, rise_by
 from validity.training import Course, losses, train
 
 from tiny import tiny_model, tiny_tokenizer
@@ -84,6 +84,24 @@ def test_rising_later_is_all_layer_lora_until_then_and_another_training_after(su
     risen = losses_of(subject, RisingEntry(((4, 0.5),)))
     assert risen[:2] == whole[:2]
     assert risen[2] != whole[2]
+
+
+def test_the_entry_rises_past_the_lowest_layers_whose_gradients_change_least() -> None:
+    before, now = [4.0, 4.0, 4.0, 4.0, 4.0], [4.1, 4.2, 6.0, 4.0, 9.0]
+    assert rise_by(before, now, 0, 0.5, 4) == 2  # changes .025 .05 .5 0 1.25; the median is .05
+    assert rise_by(before, now, 0, 1.0, 4) == 4  # none is above the largest: the limit of the depth
+    assert rise_by(before, now, 2, 0.4, 4) == 2  # of layers 2 to 4 the lowest changed more than the least
+    assert rise_by(before, now, 3, 0.0, 4) == 4
+    assert rise_by(before, now, 3, 0.0, 2) == 3  # never falls
+
+
+def test_rising_by_gradients_is_all_layer_lora_until_it_rises(subject: Subject) -> None:
+    whole = losses_of(subject, all_layers(depth_of(subject)))
+    risen = losses_of(subject, GradientRise(1, 1.0, 4, highest=0.5))
+    assert risen[:2] == whole[:2]
+    assert risen[2] != whole[2]
+    assert losses_of(subject, GradientRise(1, 1.0, 4, highest=0.0)) == whole
+    assert risen == pytest.approx(losses_of(subject, RisingEntry(((4, 0.5),))), rel=1e-5)
 
 
 def test_dropped_layers_run_as_they_are_and_the_others_gradient_passes_straight(subject: Subject) -> None:
