@@ -16,6 +16,8 @@ from layercard.anatomy.adapters import adapter_sites
 from layercard.anatomy.verify import verify_placement
 from layercard.cost.predict import UnitCosts, step_cost
 
+RANK = 8
+
 
 class Arm(Protocol):
     """One way of training."""
@@ -73,6 +75,28 @@ class FixedLayers:
         """Return the cost of a placed step."""
         cached = step >= epoch_steps and self.layers[0] > 0
         return step_cost(depth, self.layers, checkpointing=False, prefix_cached=cached, units=units).total
+
+
+@dataclass(frozen=True)
+class WiderLayers(FixedLayers):
+    """Fewer layers at a higher rank, so that there are as many parameters as in all-layer LoRA; alpha over rank stays."""
+
+    name: str = ""
+    rank: int = RANK
+
+    @property
+    def label(self) -> str:
+        """Return whose layers, and the rank."""
+        return f"{self.name.replace(' ', '-')}-rank-{self.rank}"
+
+    def key(self) -> dict[str, Any]:
+        """Return layers and rank."""
+        return {"schedule": self.label, "layers": list(self.layers), "rank": self.rank}
+
+
+def widened(name: str, arm: FixedLayers) -> WiderLayers:
+    """Return a selector's arm with the rank at which it has all-layer LoRA's number of parameters."""
+    return WiderLayers(arm.layers, arm.depth, name, round(RANK * arm.depth / len(arm.layers)))
 
 
 def all_layers(depth: int) -> FixedLayers:

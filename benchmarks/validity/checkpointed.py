@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from validity.arms import Arm, FixedLayers
+from validity.arms import Arm, FixedLayers, WiderLayers
 from validity.live import Live
 from validity.pairs import Subject
 from validity.recipe import Recipe
@@ -37,7 +37,7 @@ Batch = Mapping[str, Tensor]
 
 def has_clock(arm: Arm) -> bool:
     """Whether an arm's steps are of few kinds; those of schedules that draw are not."""
-    return isinstance(arm, FixedLayers | RisingEntry)
+    return isinstance(arm, FixedLayers | RisingEntry) and not isinstance(arm, WiderLayers)
 
 
 def clock(subject: Subject, arm: Arm, recipe: Recipe) -> dict[str, Any]:

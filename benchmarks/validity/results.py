@@ -185,7 +185,7 @@ def correlations(pair: PairResults, seeds: Sequence[int]) -> dict[str, dict[str,
         return {}
     reached: dict[tuple[int, ...], float] = {}
     for key in pair.arms().values():
-        curve = pair.curve(key, seeds) if "layers" in key else None
+        curve = pair.curve(key, seeds) if set(key) == {"layers"} else None
         loss = None if curve is None else curve.at_step(pair.steps)
         if loss is not None:
             reached[tuple(key["layers"])] = -loss

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from validity.arms import Arm
+from validity.arms import RANK, Arm, WiderLayers
 from validity.averaging import Average
 from validity.clock import TrainingClock
 from validity.live import Live
@@ -54,7 +54,9 @@ def train(subject: Subject, arm: Arm, recipe: Recipe, course: Course) -> dict[st
     rows = subject.training_rows(course.training_block, recipe.epoch_steps * subject.pair.batch)
     heldout = subject.heldout_rows(course.heldout_block)
     with random_state(course.seed):
-        model, stack = adapted(subject.base, "causal", StudySettings(), course.seed, plugins.extensions())
+        rank = arm.rank if isinstance(arm, WiderLayers) else RANK
+        settings = StudySettings(rank=rank, alpha=2 * rank, probe_ranks=(rank,))
+        model, stack = adapted(subject.base, "causal", settings, course.seed, plugins.extensions())
         model.train()
         with Live(model, stack, recipe.cache_bytes) as live:
             return _Run(live, subject, arm, recipe, course, rows, heldout).through()

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from validity.arms import Arm, all_layers
+from validity.arms import Arm, FixedLayers, all_layers, widened
 from validity.checkpointed import clock, has_clock
 from validity.pairs import JUDGED_BLOCK, RATE_BLOCK, Pair, Subject, labelled
 from validity.rates import best_rate, group_of, trial_set
@@ -28,6 +28,9 @@ from validity.training import Course, loss_before, train
 from layercard.anatomy.layers import find_layers
 from layercard.cost.predict import UnitCosts
 from layercard.study.store import Store
+
+WIDENED = ("auto balanced", "uniform")
+"""Whose layers are also trained at a higher rank."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,10 @@ class PairWork:
         return depth
 
     def arms(self) -> dict[str, Arm]:
-        """Return every selector's arm."""
-        return arms_of(self.choices, find_layers(self.subject.base))
+        """Return every selector's arm, and some of their sets at a higher rank."""
+        found = arms_of(self.choices, find_layers(self.subject.base))
+        wider = [widened(name, arm) for name in WIDENED if isinstance(arm := found.get(name), FixedLayers)]
+        return found | {arm.label: arm for arm in wider}
 
     def run(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Train an arm from a seed at its group's rate, if that was not done."""

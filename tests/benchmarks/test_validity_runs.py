@@ -20,7 +20,7 @@ from layercard.study.settings import StudySettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from validity import results, work
-from validity.arms import FixedLayers, all_layers, modules_arm
+from validity.arms import FixedLayers, all_layers, modules_arm, widened
 from validity.live import Live
 from validity.pairs import Pair, Subject
 from validity.recipe import Recipe
@@ -154,6 +154,17 @@ def test_a_set_of_all_modules_of_some_layers_is_the_set_of_these_layers(subject:
     assert arm.cost(depth, 0, 3, units) == pytest.approx(placed.cost(depth, 0, 3, units))
 
 
+def test_fewer_layers_at_a_higher_rank_have_as_many_parameters_and_learn_otherwise(subject: Subject) -> None:
+    depth = depth_of(subject)
+    arm = FixedLayers(tuple(range(0, depth, 2)), depth)
+    wider = widened("uniform", arm)
+    assert (wider.rank, wider.label, wider.layers) == (16, "uniform-rank-16", arm.layers)
+    course = Course(1, 1, 1e-2, 4, 2, 0)
+    whole, found = train(subject, all_layers(depth), RECIPE, course), train(subject, wider, RECIPE, course)
+    assert found["trainable_parameters"] == whole["trainable_parameters"]
+    assert [p["loss"] for p in found["points"]] != [p["loss"] for p in train(subject, arm, RECIPE, course)["points"]]
+
+
 def test_a_killed_benchmark_goes_on_and_trains_nothing_twice(
     subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +190,9 @@ def test_a_killed_benchmark_goes_on_and_trains_nothing_twice(
     found = results.read(tmp_path / "results", PAIR.name)
     summary = results.summary(found, found.seeds)
     assert found.choices is not None
-    assert {row["arm"] for row in summary["rows"]} == set(found.choices["selectors"])
+    arms = {row["arm"] for row in summary["rows"]}
+    assert {arm for arm in arms if "-rank-" not in arm} == set(found.choices["selectors"])
+    assert {arm.split("-rank-")[0] for arm in arms if "-rank-" in arm} == {"auto-balanced", "uniform"}
     assert set(summary["spearman"]) == set(found.choices["scores"])
     whole = next(row for row in summary["rows"] if row["arm"] == "all-layer")
     assert (whole["kept"], whole["step_time"]) == (1.0, 1.0)
