@@ -1,7 +1,7 @@
 """One rank of runs in which one rank fails. Arguments: the output directory, and where they fail, one run after another.
 
-Writes the error that this rank saw, or the layers it placed, to <where>/rank<r>.json in the output directory, and goes on:
-whoever waited for a rank that failed would not come to the end, and whoever heard an answer meant for another question would fail.
+Writes the error that this rank saw, or the layers it placed, to <where>/rank<r>.json in the output directory, and goes on.
+Whoever waited for a rank that failed would not come to the end; whoever heard an answer to another question would fail.
 """
 
 import json

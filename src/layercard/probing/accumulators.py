@@ -95,6 +95,10 @@ class RunSums:
             for layer, rows in theirs.items():
                 mine.setdefault(layer, []).append(rows.numpy())
 
+    def emptied(self) -> RunSums:
+        """Return sums of the same layers and targets over nothing."""
+        return RunSums(*self.module_norm.shape)
+
     def reduce(self, device: torch.device) -> None:
         """Sum over the ranks of the default process group, so that every rank holds the same numbers.
 

@@ -114,7 +114,8 @@ def _plan_first(host: Host) -> str:
     name = getattr(host.model.config, "_name_or_path", None) or "MODEL"
     return (
         f"Choose the layers beforehand, `layercard plan {name} --dataset DATA -o placement.json`, and give PEFT its "
-        "`layers` as `LoraConfig(layers_to_transform=[...])`."
+        "`layers` as `LoraConfig(layers_to_transform=[...])`. Or shard the model by FSDP2 (`fully_shard`) in a script of its "
+        "own, call `layercard.probe(model, batches)` there on every rank, and take the layers with the highest scores."
     )
 
 
