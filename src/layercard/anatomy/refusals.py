@@ -97,9 +97,9 @@ def check_parameters(model: nn.Module, *, allow_absent: bool = False) -> None:
         if hasattr(parameter, "device_mesh"):
             raise ModelError(
                 f"`{name}` is sharded already (a DTensor of FSDP2 or tensor parallelism). Placement takes adapters out of "
-                "a model before it is sharded, as accelerate does in `train()`: call `place` before `fully_shard`. A model that must be "
-                "sharded to be held can be probed by `layercard.probe(model, batches)` on every rank; give PEFT the layers with "
-                "the highest scores as `LoraConfig(layers_to_transform=[...])`."
+                "a model before it is sharded, as accelerate does in `train()`: call `place` before `fully_shard`. A model that "
+                "no device can hold whole can be probed in shards: call `layercard.probe(model, batches)` on every rank. Give "
+                "PEFT the layers with the highest scores as `LoraConfig(layers_to_transform=[...])`."
             )
         state = getattr(parameter, "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):

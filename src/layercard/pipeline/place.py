@@ -116,16 +116,18 @@ def _placed(
         remember(host.model, narrowing)
         undo.pop_all()
     outlook = Outlook.of(host.model, stack, placement, wanted, trainer.args, run.units)
-    announce(
-        placement,
-        wanted,
-        predicted=outlook.step,
-        obstacle=outlook.obstacle,
-        elsewhere=elsewhere_lines(run.elsewhere, stack.path.removeprefix(PEFT_PREFIX)),
-        reused=chosen.reused,
-        statistics=statistics,
-        notes=(*chosen.notes, *_told(run, outlook, replaced)),
-    )
+    notes = (*chosen.notes, *_told(run, outlook, replaced))
+    if trainer.is_world_process_zero():
+        announce(
+            placement,
+            wanted,
+            predicted=outlook.step,
+            obstacle=outlook.obstacle,
+            elsewhere=elsewhere_lines(run.elsewhere, stack.path.removeprefix(PEFT_PREFIX)),
+            reused=chosen.reused,
+            statistics=statistics,
+            notes=notes,
+        )
     extensions.after_placement(placement)
     return run
 

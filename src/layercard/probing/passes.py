@@ -260,8 +260,8 @@ def _only_device(stack: LayerStack) -> torch.device:
     devices = sorted({str(p.device) for layer in stack.layers for p in layer.parameters()})
     if len(devices) > 1:
         raise ModelError(
-            f"The layers are spread over {', '.join(devices)} (`meta` holds what was offloaded). The probe runs on one device. Load the model on one (in 4-bit "
-            "where it does not fit), or choose layers by depth or by hand, which needs no probe."
+            f"The layers are spread over {', '.join(devices)} (`meta` holds what was offloaded). The probe runs on one device. "
+            "Load the model on one (in 4-bit where it does not fit), or choose layers by depth or by hand, which needs no probe."
         )
     return torch.device(devices[0])
 

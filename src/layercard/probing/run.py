@@ -47,8 +47,8 @@ def run_probe(
     returns the loss averaged over the batch's label terms, by default the model's own; `objective` says what it computes:
     what the model's own loss does, the cross-entropy of next tokens, or something of a user's own, which is then run one
     example at a time; `rank` and `seed` give A where the model has no adapters. Under torch.distributed the batches, the
-    same on every rank, are shared out and the sums reduced; a model that FSDP2 shards runs all of them on every rank. The model is
-    left exactly as found, also when this fails.
+    same on every rank, are shared out and the sums reduced; a model that FSDP2 shards runs all of them on every rank.
+    The model is left exactly as found, also when this fails.
     Raises `DataError` (nothing to learn from), `ProbeError` (numbers that cannot be used), `ModelError`; where one rank fails,
     every rank raises (`layercard.ranks.together`).
     """
