@@ -17,7 +17,7 @@ import layercard
 ROOT = Path(layercard.__file__).parent
 ORDER = [
     ["errors"],
-    ["registry", "sizes", "random_state", "files", "versions", "precision", "progress"],
+    ["registry", "sizes", "random_state", "files", "versions", "precision", "progress", "ranks"],
     ["settings", "hookspecs", "records"],
     ["data", "anatomy"],
     ["probing"],

@@ -12,6 +12,7 @@
     ├── QualityError                the placed layers kept too little in a trial, and the run was told to stop then
     ├── CardError                   a Layer Card cannot be read, or does not hold what it must
     ├── PluginError                 two plugins claim one name, or one asks for what is not there
+    ├── RankError                   another process of this run failed, with an error that is none of these
     └── UntrainableError            training itself would fail or learn nothing, whatever layers are adapted; it is beside a
                                     `DataError` or `ProbeError` wherever it is raised
 
@@ -83,6 +84,10 @@ class QualityError(LayercardError):
 
 class PluginError(LayercardError):
     """A plugin clashes with another, or asks for what does not exist."""
+
+
+class RankError(LayercardError):
+    """Another process of this run failed, so this one cannot go on."""
 
 
 class UntrainableError(LayercardError):

@@ -82,7 +82,7 @@ def _initialisation(init: Any) -> str:
 
 
 def check_parameters(model: nn.Module, *, allow_absent: bool = False) -> None:
-    """Refuse parameters that cannot carry gradients here: on the meta device, partitioned by ZeRO-3, or repacked.
+    """Refuse parameters that cannot carry gradients here: on the meta device, sharded already, or repacked.
 
     `allow_absent` lets the meta device pass.
     """
@@ -93,6 +93,13 @@ def check_parameters(model: nn.Module, *, allow_absent: bool = False) -> None:
                 f"`{name}` is {where}, so the probe cannot run. Placement needs all weights loaded before training. Choose "
                 "the layers beforehand with `layercard plan MODEL --dataset DATA -o placement.json`, and give PEFT its `layers` "
                 "as `LoraConfig(layers_to_transform=[...])`."
+            )
+        if hasattr(parameter, "device_mesh"):
+            raise ModelError(
+                f"`{name}` is sharded already (a DTensor of FSDP2 or tensor parallelism). Placement takes adapters out of "
+                "a model before it is sharded, as accelerate does in `train()`: call `place` before `fully_shard`. A model that "
+                "no device can hold whole can be probed in shards: call `layercard.probe(model, batches)` on every rank. Give "
+                "PEFT the layers with the highest scores as `LoraConfig(layers_to_transform=[...])`."
             )
         state = getattr(parameter, "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):

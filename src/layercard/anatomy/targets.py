@@ -149,14 +149,20 @@ def initial_a(target: TargetModule, rank: int, seed: int) -> Tensor:
     """Return the A that projects the target's input: the adapter's own, or one drawn as PEFT draws it.
 
     Shape (r, in_features), float32. Drawn from uniform(-1/√d, 1/√d), PEFT's Kaiming initialisation with a = √5, with a
-    generator of its own seeded by `seed`, the layer and the name, so that neither order nor device changes it.
+    generator of its own seeded by `seed`, the layer and the name, so that neither order nor device changes it. Of an adapter
+    that FSDP2 shards it is gathered, so every rank has to ask.
     """
     if target.lora_a is not None:
-        return target.lora_a.detach().to(torch.float32)
+        return _whole(target.lora_a.detach()).to(torch.float32)
     mixed = sum(ord(c) * 31**i for i, c in enumerate(target.name[-12:])) + 1_000_003 * target.layer + 7_919 * seed
     generator = torch.Generator().manual_seed(mixed % 2**63)
     bound = 1 / math.sqrt(target.in_features)
     return (torch.rand(rank, target.in_features, generator=generator) * 2 - 1) * bound
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The whole of a weight that FSDP2 may shard; every rank has to ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def weights_out_of_reach(stack: LayerStack) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from layercard.errors import HostError
+from layercard.ranks import ranks
 
 
 def trial_optimizer(trainer: Any) -> torch.optim.Optimizer:
@@ -88,21 +89,17 @@ def _rebuild(wrapper: DistributedDataParallel) -> None:
 
 def share(values: Sequence[Tensor]) -> None:
     """Give every process the first one's values, in place."""
-    if _processes() > 1:
+    if ranks() > 1:
         for value in values:
             dist.broadcast(value, src=0)
 
 
 def average(parameters: Sequence[nn.Parameter]) -> None:
     """Average the gradients over processes, in place, as DistributedDataParallel does; a missing one counts as zero."""
-    if _processes() == 1:
+    if ranks() == 1:
         return
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)
-        parameter.grad /= _processes()
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        parameter.grad /= ranks()

@@ -20,6 +20,7 @@ from layercard.hosts.rows import EMPTY, collated, documents_in, holding, sampled
 from layercard.probing.labels import read_labels_of
 from layercard.probing.reading import read_documents
 from layercard.random_state import random_state
+from layercard.ranks import together
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +116,8 @@ class PlainHost:
         Batches of a small training set are returned again and again. Raises `DataError` on an empty dataset.
         """
         size = self.trainer._train_batch_size
-        batches = self._batches(count * size, size, self.trainer.args.seed, lambda row: 1)
+        with together():  # before label terms are counted over all processes
+            batches = self._batches(count * size, size, self.trainer.args.seed, lambda row: 1)
         prepared = [self.trainer._prepare_inputs(dict(batch)) for batch in batches]
         counted = [(batch, self.trainer._get_num_items_in_batch([batch], self.device)) for batch in prepared]
         return [counted[i % len(counted)] for i in range(count)]

@@ -15,6 +15,7 @@ from layercard.errors import DataError, HostError
 from layercard.hosts.protocol import HeldOut
 from layercard.hosts.rows import MOST_PASSED_OVER, as_given, collated, holding, reads_once, sampled_rows
 from layercard.random_state import random_state
+from layercard.ranks import together
 
 EVAL_SET, TRAINING_SET = "eval_dataset", "training set"
 LARGEST_SHARE_HELD_BACK = 4
@@ -42,7 +43,7 @@ def update_batches(trainer: Any, count: int, held_back: int) -> list[list[tuple[
     """
     args, size = trainer.args, trainer._train_batch_size
     dataset, collate = training_data(trainer)
-    with random_state(args.seed):
+    with together(), random_state(args.seed):  # before label terms are counted over all processes
         wanted = held_back + micro_batches(trainer, count) * size
         rows = holding(sampled_rows(dataset, args.seed), wanted, _one)[held_back:]
         batches = collated(rows, collate, size)

@@ -38,6 +38,7 @@ from layercard.pipeline.during.control import control_of
 from layercard.pipeline.placed_run import PlacedRun
 from layercard.placement.phases import check_rises
 from layercard.precision import slow_on
+from layercard.ranks import together
 from layercard.registry import Extensions
 from layercard.report.announce import announce
 from layercard.report.elsewhere import elsewhere_lines
@@ -66,8 +67,20 @@ def place(
     complete when training ends. placement.json is written to the trainer's output directory.
     Called again on the same trainer with the same settings, it returns the same run. Raises `SettingsError`, `CardError`,
     `HostError`, `ModelError`, `DataError`, `ProbeError` or `PlacementError` before any training, with the trainer left as
-    it was.
+    it was. Every rank of a run has to call it; where it fails on one, it raises on all of them, `RankError` where what the
+    first one raised is no error of layercard's own.
     """
+    with together():
+        return _placed(trainer, lora_layers, manager, chosen, settings)
+
+
+def _placed(
+    trainer: Any,
+    lora_layers: Any,
+    manager: pluggy.PluginManager | None,
+    chosen: Chosen | None,
+    settings: dict[str, Any],
+) -> PlacedRun:
     wanted = PlacementSettings.from_user(lora_layers, **settings)
     extensions = plugins.extensions(manager)
     host = _host(trainer, extensions)
@@ -103,16 +116,18 @@ def place(
         remember(host.model, narrowing)
         undo.pop_all()
     outlook = Outlook.of(host.model, stack, placement, wanted, trainer.args, run.units)
-    announce(
-        placement,
-        wanted,
-        predicted=outlook.step,
-        obstacle=outlook.obstacle,
-        elsewhere=elsewhere_lines(run.elsewhere, stack.path.removeprefix(PEFT_PREFIX)),
-        reused=chosen.reused,
-        statistics=statistics,
-        notes=(*chosen.notes, *_told(run, outlook, replaced)),
-    )
+    notes = (*chosen.notes, *_told(run, outlook, replaced))
+    if trainer.is_world_process_zero():
+        announce(
+            placement,
+            wanted,
+            predicted=outlook.step,
+            obstacle=outlook.obstacle,
+            elsewhere=elsewhere_lines(run.elsewhere, stack.path.removeprefix(PEFT_PREFIX)),
+            reused=chosen.reused,
+            statistics=statistics,
+            notes=notes,
+        )
     extensions.after_placement(placement)
     return run
 

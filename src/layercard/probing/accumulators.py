@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layercard.probing.documents import Documents
+from layercard.ranks import gathered
 
 
 @dataclass
@@ -94,10 +95,15 @@ class RunSums:
             for layer, rows in theirs.items():
                 mine.setdefault(layer, []).append(rows.numpy())
 
-    def reduce(self, device: torch.device) -> None:
-        """Sum over the ranks of the default process group, so that every rank holds the same numbers."""
-        import torch.distributed as dist
+    def emptied(self) -> RunSums:
+        """Return sums of the same layers and targets over nothing."""
+        return RunSums(*self.module_norm.shape)
 
+    def reduce(self, device: torch.device) -> None:
+        """Sum over the ranks of the default process group, so that every rank holds the same numbers.
+
+        What reads examples is done by then, on every rank (`together`): from here on nothing fails on one of them alone.
+        """
         counts = torch.tensor([self.examples, self.tokens], dtype=torch.float64)
         fields = (
             counts,
@@ -112,23 +118,15 @@ class RunSums:
         self.examples, self.tokens = (int(n) for n in counts.tolist())
         for place in sorted(self._everywhere(self.gradients)):
             self.gradients[place] = _all_reduced(self.gradients[place], device)
-        sketched: list[list[NDArray[np.float32]]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(sketched, self.sketches)
-        self.sketches = [rows for part in sketched for rows in part]
+        self.sketches = [rows for part in gathered(self.sketches) for rows in part]
         for store in (self.inputs, self.outputs, self.samples):
-            gathered: list[dict[int, list[NDArray[np.float32]]]] = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(gathered, dict(store))
-            for layer in {layer for part in gathered for layer in part}:
-                store[layer] = [rows for part in gathered for rows in part.get(layer, [])]
+            parts = gathered(dict(store))
+            for layer in {layer for part in parts for layer in part}:
+                store[layer] = [rows for part in parts for rows in part.get(layer, [])]
 
     def _everywhere(self, mine: dict[tuple[int, int], Tensor]) -> set[tuple[int, int]]:
         """The keys that any rank holds; a rank without examples joins with zeros."""
-        import torch.distributed as dist
-
-        shapes = {key: tuple(value.shape) for key, value in mine.items()}
-        gathered: list[dict[tuple[int, int], tuple[int, ...]]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(gathered, shapes)
-        for part in gathered:
+        for part in gathered({key: tuple(value.shape) for key, value in mine.items()}):
             for key, shape in part.items():
                 mine.setdefault(key, torch.zeros(shape))
         return set(mine)

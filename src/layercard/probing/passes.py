@@ -60,7 +60,10 @@ class Passes:
         batches: list[dict[str, Any]],
         rank: int,
         seed: int,
+        *,
+        divides: bool = True,
     ) -> None:
+        self.divides = divides  # whether this process may run a batch that does not fit in parts, whatever others do
         self.stack = stack
         self.model, self.loss, self.needs, self.seed = model, loss, needs, seed
         self.names = tuple(sorted({t.name for t in targets}))
@@ -166,6 +169,12 @@ class Passes:
     def _smaller(self, batch: dict[str, Any], documents: Documents, alone: bool) -> list[Part]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if not self.divides:
+            raise ProbeError(
+                f"A batch of {documents.rows} rows of {documents.width} tokens does not fit in the memory of {self.device}, and "
+                "a sharded model cannot run it in parts on one rank alone. Probe smaller batches (`probe_batch_size`), turn on "
+                "gradient checkpointing, or shorten the examples (`max_length`)."
+            )
         if alone:
             raise ProbeError(
                 f"One example of {documents.width} tokens does not fit in the memory of {self.device}. Turn on gradient "
@@ -251,8 +260,8 @@ def _only_device(stack: LayerStack) -> torch.device:
     devices = sorted({str(p.device) for layer in stack.layers for p in layer.parameters()})
     if len(devices) > 1:
         raise ModelError(
-            f"The layers are spread over {', '.join(devices)}. The probe runs on one device. Load the model on one (in 4-bit "
-            "where it does not fit), or choose layers by depth or by hand, which needs no probe."
+            f"The layers are spread over {', '.join(devices)} (`meta` holds what was offloaded). The probe runs on one device. "
+            "Load the model on one (in 4-bit where it does not fit), or choose layers by depth or by hand, which needs no probe."
         )
     return torch.device(devices[0])
 

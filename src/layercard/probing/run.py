@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from layercard.anatomy.layers import LayerStack
@@ -21,8 +20,11 @@ from layercard.probing.finish import finish
 from layercard.probing.labels import Objective, read_labels_of
 from layercard.probing.passes import Loss, Passes
 from layercard.probing.pulse import pulse
+from layercard.probing.sharded import check_same_batches, in_shards, is_sharded
 from layercard.probing.statistics import LayerStatistics, Need
 from layercard.progress import Progress
+from layercard.ranks import rank as this_rank
+from layercard.ranks import ranks, together
 
 
 def run_probe(
@@ -45,23 +47,34 @@ def run_probe(
     returns the loss averaged over the batch's label terms, by default the model's own; `objective` says what it computes:
     what the model's own loss does, the cross-entropy of next tokens, or something of a user's own, which is then run one
     example at a time; `rank` and `seed` give A where the model has no adapters. Under torch.distributed the batches, the
-    same on every rank, are shared out and the sums reduced. The model is left exactly as found, also when this fails.
-    Raises `DataError` (nothing to learn from), `ProbeError` (numbers that cannot be used), `ModelError`.
+    same on every rank, are shared out and the sums reduced; a model that FSDP2 shards runs all of them on every rank.
+    The model is left exactly as found, also when this fails.
+    Raises `DataError` (nothing to learn from), `ProbeError` (numbers that cannot be used), `ModelError`; where one rank fails,
+    every rank raises (`layercard.ranks.together`).
     """
     began = time.perf_counter()
-    held = [dict(batch) for batch in batches]
-    targets = find_targets(model, stack, names=target_modules)
-    reading = read_labels_of(model, objective)
-    run = Passes(model, stack, targets, frozenset(needs), loss or own_loss, reading, held, rank, seed)
-    progress = Progress("probing", show=show_progress)
-    with (
-        as_found(model, stack, checkpointing=checkpointing),
-        run.trace,
-        pulse(stack.layers, progress, backward=run.trace.backward),
-    ):
-        for batch in progress.over(_share(held)):
-            run.take(batch)
-    if _ranks() > 1:
+    with together():
+        sharded = is_sharded(model)
+        held = [dict(batch) for batch in batches]
+        if sharded:
+            check_same_batches(held)
+        targets = find_targets(model, stack, names=target_modules)
+        reading = read_labels_of(model, objective)
+    with in_shards(model) if sharded else together():
+        run = Passes(
+            model, stack, targets, frozenset(needs), loss or own_loss, reading, held, rank, seed, divides=not sharded
+        )
+        progress = Progress("probing", show=show_progress)
+        with (
+            as_found(model, stack, checkpointing=checkpointing),
+            run.trace,
+            pulse(stack.layers, progress, backward=run.trace.backward),
+        ):
+            for batch in progress.over(held if sharded else held[this_rank() :: ranks()]):
+                run.take(batch)
+    if ranks() > 1:
+        if sharded and this_rank() > 0:
+            run.sums = run.sums.emptied()  # all ran the same batches: the first rank's numbers count, on every rank
         run.sums.reduce(run.device)
     run.check()
     return finish(
@@ -80,11 +93,3 @@ def own_loss(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
             "training head and batches with `labels`; pass `loss` for another objective."
         )
     return loss
-
-
-def _ranks() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def _share(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return batches[torch.distributed.get_rank() :: _ranks()] if _ranks() > 1 else batches

@@ -27,6 +27,7 @@ from layercard.probing.observers import (
 )
 from layercard.probing.statistics import BACKWARD, Need
 from layercard.probing.target_hook import Places, Reading, TargetHook
+from layercard.ranks import gathered
 
 
 class Trace:
@@ -128,11 +129,9 @@ class Trace:
             {(h.target.layer, h.target.name) for h in self._targets if h.ran},
             {(h.target.layer, h.target.name) for h in self._targets if h.reached},
         ]
-        if torch.distributed.is_initialized():
-            ranks: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(ranks, found)
-            found = [set().union(*(part[i] for part in ranks)) for i in (0, 1)]
-        return frozenset(found[0]), frozenset(found[1])
+        everywhere = gathered(found)
+        ran, reached = (frozenset().union(*(part[i] for part in everywhere)) for i in (0, 1))
+        return ran, reached
 
     def wants(self, need: Need) -> bool:
         """Whether a scorer in use asked for `need`."""

@@ -17,6 +17,7 @@ from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.anatomy.layers import find_layers
 from layercard.errors import DataError, HostError, ModelError, ProbeError, UntrainableError
 from layercard.probing.run import run_probe
+from layercard.ranks import meet, together
 from layercard.registry import Extensions
 from layercard.scores.base import checked
 
@@ -62,7 +63,15 @@ def locate_layers(model: nn.Module, path: str | None, extensions: Extensions) ->
 
 
 def look(run: RunToPlace, name: str, *, examples: int) -> Seen:
-    """Return the score `name` of the run's model on at most `examples` of its examples; raise where it is undefined."""
+    """Return the score `name` of the run's model on at most `examples` of its examples; raise where it is undefined.
+
+    Where it fails on one rank, it raises on every rank.
+    """
+    with together():
+        return _look(run, name, examples)
+
+
+def _look(run: RunToPlace, name: str, examples: int) -> Seen:
     host, settings = run.host, run.settings
     batches = host.probe_batches(examples, settings.probe_batch_size, settings.random_seed)
     with _on_training_device(host):
@@ -86,6 +95,7 @@ def glance(run: RunToPlace, name: str, *, examples: int) -> Seen:
 
     Raises `UntrainableError` where training itself would fail or learn nothing.
     """
+    meet()  # what failed on another rank before is not passed over here
     try:
         return look(run, name, examples=examples)
     except UntrainableError:
@@ -104,7 +114,8 @@ def _plan_first(host: Host) -> str:
     name = getattr(host.model.config, "_name_or_path", None) or "MODEL"
     return (
         f"Choose the layers beforehand, `layercard plan {name} --dataset DATA -o placement.json`, and give PEFT its "
-        "`layers` as `LoraConfig(layers_to_transform=[...])`."
+        "`layers` as `LoraConfig(layers_to_transform=[...])`. Or shard the model by FSDP2 (`fully_shard`) in a script of its "
+        "own, call `layercard.probe(model, batches)` there on every rank, and take the layers with the highest scores."
     )
 
 

@@ -21,15 +21,16 @@ from transformers import TrainerCallback
 from layercard.anatomy.gradient_entry import BackwardWatch, cause_of
 from layercard.cost.unit_costs import estimate_unit_costs
 from layercard.errors import PlacementError, QualityError
+from layercard.pipeline.during.agreeing import check_ranks_agree
 from layercard.pipeline.during.beginning import begin
 from layercard.pipeline.during.checkpoints import LoadedAdapters, leave_placement
 from layercard.pipeline.during.entry import predicted
 from layercard.pipeline.during.identity import now, run_identity
 from layercard.pipeline.during.other_layers import freeze_alike
 from layercard.pipeline.during.publishing import Publisher
-from layercard.pipeline.during.ranks import check_ranks_agree
 from layercard.pipeline.during.report import RunFacts, make_report
 from layercard.quality.control import END
+from layercard.ranks import together
 from layercard.report.console import show
 from layercard.report.lines import prefix_log
 from layercard.report.quality import quality_loss, say_quality
@@ -106,11 +107,12 @@ class InsideTraining(TrainerCallback):
                 "The model of this trainer was placed anew for another trainer since, or its placement was undone. Train with "
                 "the trainer that was placed last, or build one anew and call `place`."
             )
-        run.verify()
-        freeze_alike(run)
-        if state.global_step > 0:
-            self._loaded.check(run.host, state.global_step)
-        check_ranks_agree(run.placement)
+        with together():
+            run.verify()
+            freeze_alike(run)
+            if state.global_step > 0:
+                self._loaded.check(run.host, state.global_step)
+            check_ranks_agree(run.placement)
         with ExitStack() as undo:
             begun = begin(run, state, undo)
             self._enter(undo, begun.entries, begun.prefix)

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from layercard.cost.untouched import untouched
 from layercard.errors import SettingsError
-from layercard.pipeline.during.ranks import gathered
 from layercard.pipeline.during.variants import out_of_memory
 from layercard.probing.as_found import noiseless
 from layercard.quality.control import ALL_LAYERS, BEFORE, END, NO_END, PLACED, ControlTexts, forgetting, read_control
+from layercard.ranks import gathered
 
 if TYPE_CHECKING:
     from layercard.hosts.protocol import Host

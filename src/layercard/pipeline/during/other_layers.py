@@ -19,7 +19,7 @@ from layercard.hosts.optimizers import renew_optimizer
 from layercard.pipeline.before.earlier import remember
 from layercard.pipeline.before.other_parts import towers_to_shed
 from layercard.pipeline.before.resume import GUARDED, NAME
-from layercard.pipeline.during.ranks import check_ranks_agree
+from layercard.pipeline.during.agreeing import check_ranks_agree
 
 if TYPE_CHECKING:
     from layercard.pipeline.placed_run import PlacedRun

@@ -15,10 +15,10 @@ from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
 from layercard.cost.speedup import Saving
 from layercard.cost.timing import Timings, Variant, alternate, joined
 from layercard.cost.untouched import untouched
-from layercard.pipeline.during.ranks import gathered
 from layercard.pipeline.during.timing import BATCHES, OUT_OF_MEMORY, SAVINGS, WITHOUT, Measurement, TimedSteps
 from layercard.pipeline.during.variants import BASELINE, PLACED
 from layercard.progress import Progress
+from layercard.ranks import gathered
 
 if TYPE_CHECKING:
     from layercard.anatomy.narrow import Narrowing

@@ -23,7 +23,6 @@ from layercard.cost.memory import peak_bytes
 from layercard.cost.speedup import Saving, StepCost
 from layercard.cost.timing import Ratio, Timings, Variant, alternate, joined
 from layercard.cost.untouched import clear_gradients, trainable_parameters, untouched
-from layercard.pipeline.during.ranks import gathered
 from layercard.pipeline.during.variants import (
     ADAPTERS,
     BASELINE,
@@ -37,6 +36,7 @@ from layercard.pipeline.during.variants import (
     stepper,
 )
 from layercard.progress import Progress
+from layercard.ranks import gathered
 
 if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry

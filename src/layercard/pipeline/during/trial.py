@@ -19,7 +19,6 @@ import torch
 from layercard.cost.timing import Variant
 from layercard.cost.untouched import untouched
 from layercard.hosts.optimizers import average, owned, share, trial_optimizer, trial_scaler
-from layercard.pipeline.during.ranks import gathered
 from layercard.pipeline.during.variants import BASELINE, PLACED
 from layercard.probing.as_found import noiseless
 from layercard.progress import Progress
@@ -28,6 +27,7 @@ from layercard.quality.calibration import is_adam_like
 from layercard.quality.verdict import ALL_LAYERS, BEFORE, PLACED_2X, SECOND_RATE, Verdict
 from layercard.quality.verdict import PLACED as PLACED_ARM
 from layercard.random_state import seed_all
+from layercard.ranks import gathered
 
 if TYPE_CHECKING:
     from layercard.hosts.protocol import HeldOut, Host

@@ -14,6 +14,7 @@ from layercard.pipeline.during.trial import Trial
 from layercard.pipeline.during.variants import why_not_timed
 from layercard.quality.budget import FEWEST_EXAMPLES, TrialCosts, least_units, plan_trial
 from layercard.quality.verdict import unknown
+from layercard.ranks import together
 from layercard.report.files import NAME, load_report
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def choose_trial(
     plan = plan_trial(budget - beside, costs, retries=retries)
     if plan is None:
         return None, unknown(_too_short(run, steps, (least_units(costs) + beside) / PLANNED_FOR))
-    heldout = run.host.heldout_batches(plan.examples)
+    with together():
+        heldout = run.host.heldout_batches(plan.examples)
     if len(heldout.batches) < FEWEST_EXAMPLES:
         return None, unknown(
             f"There are {len(heldout.batches)} held-out examples ({heldout.source}) and {FEWEST_EXAMPLES} are needed. Give "

@@ -1,25 +1,11 @@
-"""What the processes of one run agree on; in a single process every question has one answer."""
+"""What the processes of one run have to agree on before they train."""
 
 from __future__ import annotations
-
-from typing import TypeVar
-
-import torch.distributed as dist
 
 from layercard.anatomy.layers import describe
 from layercard.errors import PlacementError
 from layercard.placement.placement import LayerPlacement
-
-Value = TypeVar("Value")
-
-
-def gathered(value: Value) -> list[Value]:
-    """Return every rank's `value`, in the order of ranks. Every rank has to ask."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return [value]
-    values: list[Value] = [value] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+from layercard.ranks import gathered
 
 
 def check_ranks_agree(placement: LayerPlacement) -> None:

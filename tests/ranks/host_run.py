@@ -1,0 +1,88 @@
+"""One rank of runs of TRL's trainers. Arguments: the folder, the hosts as `sft,dpo`, and the class
+of layers where FSDP2 shards them.
+
+Each rank gives its trainers an output directory of its own, <host>/out<rank>, and writes what it placed, probed and trained to
+<host>/rank<rank>.json.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.state import DistributedType, PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from datasets import Dataset
+from peft import LoraConfig
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from layercard import place
+from layercard.ranks import rank, ranks
+from tiny import tiny_model, tiny_tokenizer
+from trainers import LONG, StopAfter, trained
+
+PAIRS = [
+    {"prompt": f"what is {i}", "chosen": f"it is {i * i}", "rejected": "who knows, " * (1 + i % 3)} for i in range(24)
+]
+SUMS = [{"prompt": f"add {i} and {i}: ", "completion": f"{i + i}{'!' * (i % 5)}"} for i in range(24)]
+HOSTS = {"sft": (SFTTrainer, SFTConfig, SUMS, "low"), "dpo": (DPOTrainer, DPOConfig, PAIRS, "high")}
+
+
+def make_trainer(host, folder, fsdp):
+    kind, arguments, rows, _ = HOSTS[host]
+    changes = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": fsdp}} if fsdp else {}
+    args = arguments(
+        output_dir=str(folder), use_cpu=True, bf16=False, max_steps=LONG, per_device_train_batch_size=2, report_to=[],
+        learning_rate=1e-2, logging_steps=1, save_strategy="no", max_length=48, disable_tqdm=True,
+        ddp_backend="gloo" if "RANK" in os.environ else None, **changes,
+    )  # fmt: skip
+    if fsdp:
+        shard_on_cpu(args)
+    trainer = kind(
+        tiny_model("llama"), args=args, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
+    )  # fmt: skip
+    trainer.add_callback(StopAfter(3))
+    return trainer
+
+
+def shard_on_cpu(args):
+    """Let accelerate take these processes for such as it shards: it does so on accelerators alone, and what follows is its own."""
+    state = Accelerator(cpu=True).state
+    state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+    state.fsdp_plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
+
+
+def whole(value):
+    return (value.full_tensor() if hasattr(value, "full_tensor") else value).tolist()
+
+
+def run(host, folder, fsdp):
+    trainer = make_trainer(host, folder / f"out{rank()}", fsdp)
+    run = place(trainer, lora_layers=HOSTS[host][-1], fraction=0.5, measure_budget=0.5, guard=False)
+    statistics = run.statistics
+    trainer.train()
+    fields = ("gradient_norm", "module_gradient_norm", "energy")
+    return {
+        "ranks": ranks(),
+        "layers": list(run.layers),
+        "examples": statistics.examples,
+        "statistics": {name: np.nan_to_num(getattr(statistics, name)).tolist() for name in fields},
+        "trained": {n.replace("module.", ""): whole(v) for n, v in trained(trainer.model).items()},
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "backward": list(run.report.backward_layers),
+        "pairs": run.report.pairs,
+        "unavailable": dict(run.report.unavailable),
+        "sharded": any(hasattr(p, "full_tensor") for p in trainer.model.parameters()),
+    }
+
+
+if __name__ == "__main__":
+    fsdp = sys.argv[3] if len(sys.argv) > 3 else None
+    for host in sys.argv[2].split(","):
+        folder = Path(sys.argv[1]) / host
+        folder.mkdir(exist_ok=True)
+        told = run(host, folder, fsdp)
+        (folder / f"rank{rank()}.json").write_text(json.dumps(told))

@@ -1,0 +1,90 @@
+"""TRL's trainers on several ranks, launched by torchrun and by accelerate: placed alike, and as one process places."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from launched import timed, torchrun
+
+pytest.importorskip("trl")
+pytest.importorskip("layercard_trl")
+
+SCRIPT = Path(__file__).with_name("host_run.py")
+ACCELERATE = (
+    *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+WRITTEN = {"placement.json", "report.json", "report.html"}
+pytestmark = pytest.mark.xdist_group("torchrun")
+
+
+def told(folder: Path, done: Any, host: str, ranks: int) -> list[dict[str, Any]]:
+    """What each rank wrote; the same for all of them, and files of layercard from the first alone."""
+    assert done.returncode == 0, done.stderr[-3000:]
+    each = [json.loads((folder / host / f"rank{rank}.json").read_text()) for rank in range(ranks)]
+    for other in each[1:]:
+        assert other.keys() == each[0].keys()
+        assert {k: v for k, v in other.items() if k != "unavailable"} == {
+            k: v for k, v in each[0].items() if k != "unavailable"
+        }
+    assert each[0]["ranks"] == ranks
+    assert {path.name for path in (folder / host / "out0").iterdir()} >= WRITTEN
+    for rank in range(1, ranks):
+        assert not {path.name for path in (folder / host / f"out{rank}").glob("*")} & WRITTEN
+    return each
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("alone")
+    done = timed([sys.executable, str(SCRIPT), str(folder), "sft,dpo"], seconds=200)
+    return {host: told(folder, done, host, 1)[0] for host in ("sft", "dpo")}
+
+
+def assert_placed_alike(one: dict[str, Any], many: dict[str, Any]) -> None:
+    assert many["layers"] == one["layers"]
+    assert many["examples"] == one["examples"]
+    for name, values in one["statistics"].items():
+        np.testing.assert_allclose(many["statistics"][name], values, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_sft_and_dpo_under_torchrun_place_and_time_as_one_process_does(
+    alone: dict[str, dict[str, Any]], tmp_path: Path, ranks: int
+) -> None:
+    done = torchrun(SCRIPT, tmp_path, "sft,dpo", ranks=ranks, seconds=400)
+    for host in ("sft", "dpo"):
+        first = told(tmp_path, done, host, ranks)[0]
+        assert_placed_alike(alone[host], first)
+        assert first["pairs"] > 0
+        assert first["backward"] == list(range(min(first["layers"]), 4))
+
+
+def test_accelerate_launches_the_same(alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    done = timed([sys.executable, *ACCELERATE, str(SCRIPT), str(tmp_path), "sft"], seconds=300)
+    assert_placed_alike(alone["sft"], told(tmp_path, done, "sft", 2)[0])
+    assert done.stderr.count("Adapts layers") == 1
+
+
+def test_fsdp2_shards_what_was_placed_and_trains_what_ddp_trains(
+    alone: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    for way, wrapped in (("ddp", []), ("fsdp", ["LlamaDecoderLayer"])):
+        (tmp_path / way).mkdir()
+        done = torchrun(SCRIPT, tmp_path / way, "sft", *wrapped, seconds=300)
+        first = told(tmp_path / way, done, "sft", 2)[0]
+        assert_placed_alike(alone["sft"], first)
+        assert first["sharded"] is (way == "fsdp")
+        if way == "ddp":
+            ddp = first
+    assert "FSDP shards" in first["unavailable"]["step_speedup"]
+    assert first["backward"] == ddp["backward"]
+    np.testing.assert_allclose(first["losses"], ddp["losses"], rtol=1e-4)
+    for name, values in ddp["trained"].items():
+        np.testing.assert_allclose(first["trained"][name], values, atol=1e-5, err_msg=name)
