@@ -6,6 +6,7 @@ from dataclasses import astuple, replace
 
 from peft_cases import CASES
 from peft_stages import Outcome
+from refused_cases import REFUSED
 
 from table_page import ROOT, Table, TablePage
 
@@ -25,10 +26,25 @@ test, which fails where it no longer holds. `lora_layers` chose the last two of 
 - **reloaded** compares logits, to 1e-6, with those of the saved adapter on a fresh model, read by PEFT alone.
 """
 COLUMNS = ("adapter", "as written", "probe", "gradient entry", "prefix cache", "reloaded")
-PAGE = TablePage(ROOT / "docs" / "peft.md", {"works": Table(WORKS, COLUMNS, list(CASES))})
+REFUSES = """## What is refused
+
+Each is an error of `place` before any training, and leaves the model as it was.
+"""
+PAGE = TablePage(
+    ROOT / "docs" / "peft.md",
+    {
+        "works": Table(WORKS, COLUMNS, list(CASES)),
+        "refused": Table(REFUSES, ("refused adapter", "as written", "message"), list(REFUSED)),
+    },
+)
 
 
 def check_row(name: str, outcome: Outcome) -> None:
     """Assert that the page says this of the case, or write it there."""
     cells = outcome if outcome.cache != outcome.entry else replace(outcome, cache="not used, for the same reason")
     PAGE.check_row("works", name, [CASES[name].written, *astuple(cells)])
+
+
+def check_refusal(name: str, message: str) -> None:
+    """The same of a case that is refused."""
+    PAGE.check_row("refused", name, [REFUSED[name].written, message])

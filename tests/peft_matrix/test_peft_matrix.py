@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from peft_cases import CASES
-from peft_page import PAGE, VERSIONS, check_row
+import rows
+from peft import PeftModel
+from peft_cases import CASES, LAYERS
+from peft_page import PAGE, VERSIONS, check_refusal, check_row
 from peft_stages import tried
+from refused_cases import REFUSED
+from transformers import Trainer
 
+from adapted import assert_same, fingerprint
+from layercard import place
+from layercard.errors import ModelError
 from table_page import installed
+from trainers import Rows, arguments
 
 pytestmark = [
     pytest.mark.skipif(not installed(VERSIONS), reason="the page is about other releases"),
@@ -22,6 +31,28 @@ pytestmark = [
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.packages])
 def test_the_table_says_what_every_adapter_did(name: str, tmp_path: Path) -> None:
     check_row(name, tried(CASES[name], tmp_path))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # PEFT's own LoRA-GA preparation
+@pytest.mark.filterwarnings("ignore:`init_lora_weights` is 'eva' but")
+@pytest.mark.filterwarnings("ignore:lora with eva initialization used with low_cpu_mem_usage=False")
+def test_the_table_says_what_is_refused_and_the_model_stays_as_it_was(name: str, tmp_path: Path) -> None:
+    model = REFUSED[name].make()
+    data = Rows(rows.TEXT.examples(2))
+    trainer = Trainer(model=model, args=arguments(tmp_path), train_dataset=data, data_collator=rows.TEXT.collate)
+    before = found(model)
+    with pytest.raises(ModelError, match=REFUSED[name].message) as refusal:
+        place(trainer, lora_layers=list(LAYERS))
+    assert_same(before, found(model))
+    check_refusal(name, str(refusal.value))
+
+
+def found(model: Any) -> dict[str, Any]:
+    """All that narrowing may touch; of a model without adapters its values."""
+    if isinstance(model, PeftModel):
+        return fingerprint(model)
+    return dict.fromkeys(("modules", "parameters", "config", "targets")) | {"values": dict(model.state_dict())}
 
 
 def test_the_page_lists_every_adapter_and_no_other() -> None:
