@@ -30,10 +30,17 @@ REFUSES = """## What is refused
 
 Each is an error of `place` before any training, and leaves the model as it was.
 """
+RELEASES = ("0.18.0", "0.20.0", "0.21.2")
+READ = """## Which releases of PEFT read what is saved
+
+An adapter of random values on the placed layers was saved by PEFT 0.21 and read by each release, installed for itself beside the
+same transformers: `same` where it adapts the same modules and gives the same logits, to 1e-6.
+"""
 PAGE = TablePage(
     ROOT / "docs" / "peft.md",
     {
         "works": Table(WORKS, COLUMNS, list(CASES)),
+        "read": Table(READ, ("saved adapter", *RELEASES), [name for name, case in CASES.items() if not case.packages]),
         "refused": Table(REFUSES, ("refused adapter", "as written", "message"), list(REFUSED)),
     },
 )
@@ -48,3 +55,8 @@ def check_row(name: str, outcome: Outcome) -> None:
 def check_refusal(name: str, message: str) -> None:
     """The same of a case that is refused."""
     PAGE.check_row("refused", name, [REFUSED[name].written, message])
+
+
+def check_reading(name: str, readings: list[str]) -> None:
+    """The same of how each release reads a saved adapter."""
+    PAGE.check_row("read", name, readings)
