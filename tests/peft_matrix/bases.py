@@ -38,5 +38,13 @@ def int8(folder: Path) -> Any:
     return quantized(folder, hf.BitsAndBytesConfig(load_in_8bit=True))
 
 
+def _torchao(folder: Path, kind: str) -> Any:
+    import torchao.quantization as ao
+
+    return quantized(folder, hf.TorchAoConfig(getattr(ao, kind)()))
+
+
+torchao_int8 = partial(_torchao, kind="Int8WeightOnlyConfig")
+torchao_dynamic = partial(_torchao, kind="Int8DynamicActivationInt8WeightConfig")
 nf4 = partial(_four_bits, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
 fp4 = partial(_four_bits, bnb_4bit_quant_type="fp4")

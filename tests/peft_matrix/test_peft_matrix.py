@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rows
+from environments import installed_apart, run_apart
 from peft import PeftModel
-from peft_cases import CASES, LAYERS
+from peft_cases import CASES, LAYERS, TORCHAO
 from peft_page import PAGE, VERSIONS, check_refusal, check_row
-from peft_stages import tried
+from peft_stages import Outcome, tried
 from refused_cases import REFUSED
 from transformers import Trainer
 
@@ -31,6 +33,18 @@ pytestmark = [
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.packages])
 def test_the_table_says_what_every_adapter_did(name: str, tmp_path: Path) -> None:
     check_row(name, tried(CASES[name], tmp_path))
+
+
+@pytest.fixture(scope="module")
+def torchao(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """torchao, in a folder of its own."""
+    return installed_apart(TORCHAO, tmp_path_factory.mktemp("torchao"))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.packages == TORCHAO])
+def test_the_table_says_what_torchao_did(name: str, torchao: Path, tmp_path: Path) -> None:
+    run_apart("try_case.py", [str(tmp_path), name], torchao)
+    check_row(name, Outcome(**json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))))
 
 
 @pytest.mark.parametrize("name", REFUSED)
