@@ -1,4 +1,7 @@
-"""What cannot be narrowed is refused by name, before anything is touched."""
+"""What cannot be narrowed is refused whatever its configuration says, and what can be passes untouched.
+
+tests/peft_matrix has the refusals by name.
+"""
 
 from __future__ import annotations
 
@@ -10,173 +13,18 @@ import pytest
 import torch
 import transformers as hf
 from peft import (
-    AdaLoraConfig,
-    IA3Config,
-    LoraGAConfig,
     PeftModel,
-    PrefixTuningConfig,
-    PromptTuningConfig,
-    VeraConfig,
     get_peft_model,
 )
-from peft.tuners.lora.config import KasaConfig, MontecloraConfig, VeloraConfig
-from peft.tuners.lora.loraga import preprocess_loraga
+from unplaceable import frozen, trained, with_second
 
-from adapted import adapted, assert_same, batch_of, fingerprint, logits_of, lora_config, train
+from adapted import adapted, assert_same, batch_of, fingerprint, logits_of, lora_config
 from layercard.anatomy.adapters import adapter_sites, base_modules, check_narrowable, sole_adapter
 from layercard.anatomy.layers import find_layers
 from layercard.anatomy.narrow import narrow
 from layercard.anatomy.refusals import check_parameters
 from layercard.errors import ModelError
 from tiny import GQA, tiny_model
-
-
-def with_second(**changes: Any) -> PeftModel:
-    """A fresh adapter beside the one that trains, frozen as PEFT adds it."""
-    model = adapted("llama")
-    model.add_adapter("second", lora_config("llama", **changes))
-    return model
-
-
-def with_trained_second() -> PeftModel:
-    model = with_second()
-    next(p for name, p in model.named_parameters() if "lora_B.second" in name).data.fill_(0.1)
-    return model
-
-
-def with_training_second() -> PeftModel:
-    model = with_second()
-    next(p for name, p in model.named_parameters() if "lora_A.second" in name).requires_grad_(True)
-    return model
-
-
-def with_two_active() -> PeftModel:
-    model = with_second()
-    model.base_model.set_adapter(["default", "second"])
-    return model
-
-
-def frozen(*kinds: str, some: int | None = None, **changes: Any) -> PeftModel:
-    """The factors of these kinds frozen by hand, or the first `some` of them."""
-    model = adapted("llama", **changes)
-    names = [p for name, p in model.named_parameters() if any(f".{kind}." in name for kind in kinds)]
-    for parameter in names[:some]:
-        parameter.requires_grad_(False)
-    return model
-
-
-def for_inference() -> PeftModel:
-    return adapted("llama", inference_mode=True)
-
-
-def trained(**changes: Any) -> PeftModel:
-    model = adapted("llama", **changes)
-    train(model, batch_of("llama"), steps=1)
-    return model
-
-
-def merged() -> PeftModel:
-    model = adapted("llama")
-    model.merge_adapter()
-    return model
-
-
-def with_gradient_initialisation() -> PeftModel:
-    base = tiny_model("llama")
-    config = lora_config("llama", init_lora_weights="lora_ga", lora_ga_config=LoraGAConfig())
-    preprocess_loraga(base, config, lambda: base(**batch_of("llama")).loss.backward())
-    base.zero_grad()
-    return get_peft_model(base, config)
-
-
-def other(config: Any) -> Callable[[], PeftModel]:
-    return lambda: get_peft_model(tiny_model("llama"), config)
-
-
-TASK = {"task_type": "CAUSAL_LM"}
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "no adapters": (lambda: tiny_model("llama"), "LlamaForCausalLM, not a `peft.PeftModel`"),
-    "mixed": (
-        lambda: get_peft_model(tiny_model("llama"), lora_config("llama"), mixed=True),
-        "PeftMixedModel, not a `peft.PeftModel`",
-    ),
-    "prompt tuning": (other(PromptTuningConfig(num_virtual_tokens=2, **TASK)), "PROMPT_TUNING"),
-    "prefix tuning": (other(PrefixTuningConfig(num_virtual_tokens=2, **TASK)), "PREFIX_TUNING"),
-    "IA3": (other(IA3Config(target_modules=["q_proj"], feedforward_modules=[], **TASK)), r"IA3 \(IA3Config\)"),
-    "AdaLoRA": (other(AdaLoraConfig(total_step=10, target_modules=["q_proj"], **TASK)), "ADALORA"),
-    "VeRA": (other(VeraConfig(target_modules=["q_proj"], **TASK)), "VERA"),
-    "a trained adapter beside": (with_trained_second, "the adapter `second` beside `default`, and it is trained"),
-    "another one trains": (with_training_second, "`second` beside `default`, and it trains as well"),
-    "other modules beside": (
-        lambda: with_second(target_modules=["k_proj"]),
-        "`second` .* does not adapt the same modules",
-    ),
-    "more modules beside": (
-        lambda: with_second(target_modules=["q_proj", "v_proj", "down_proj", "up_proj"]),
-        "`second` .* does not adapt the same modules",
-    ),
-    "two active": (with_two_active, r"2 of the model's adapters are active \(default, second\)"),
-    "B frozen": (lambda: frozen("lora_B"), "`lora_B` of .* frozen by hand.*LoRA-FA"),
-    "some A frozen": (
-        lambda: frozen("lora_A", some=3),
-        r"`lora_A` of .* frozen by hand \(3 such factors, 9 others train\)",
-    ),
-    "all frozen": (lambda: frozen("lora_A", "lora_B"), "No factor of the adapter `default` trains.*is_trainable=True"),
-    "for inference": (for_inference, "No factor of the adapter `default` trains.*is_trainable=True"),
-    "no LoRA layer": (lambda: adapted("llama", target_modules="dummy-target-modules"), "holds no LoRA layer"),
-    "trained": (trained, "`model.layers.0.self_attn.q_proj` is already trained"),
-    "trained embedding": (
-        lambda: trained(target_modules=["embed_tokens"]),
-        "`model.embed_tokens` is already trained",
-    ),
-    "merged": (merged, "merged into its weight"),
-    "PiSSA": (lambda: adapted("llama", init_lora_weights="pissa"), "'pissa', which moves part of the base weights"),
-    "fast PiSSA": (lambda: adapted("llama", init_lora_weights="pissa_niter_2"), "'pissa_niter_2', which moves"),
-    "OLoRA": (lambda: adapted("llama", init_lora_weights="olora"), "'olora', which moves part of the base weights"),
-    "LoRA-GA": (with_gradient_initialisation, "'lora_ga', which moves part of the base weights"),
-    "EVA": (lambda: adapted("llama", init_lora_weights="eva"), "'eva', which spreads ranks over all layers"),
-    "orthogonal": (lambda: adapted("llama", init_lora_weights="orthogonal"), "'orthogonal', which does not start B"),
-    "MiCA": (lambda: adapted("llama", init_lora_weights="mica"), "'mica', which does not start B at zero"),
-    "random": (lambda: adapted("llama", init_lora_weights=False), "False, which starts the adapters at random"),
-    "aLoRA": (lambda: adapted("llama", alora_invocation_tokens=[5, 6]), "sets `alora_invocation_tokens`"),
-    "VeLoRA": (lambda: adapted("llama", velora_config=VeloraConfig()), "sets `velora_config`"),
-    "MonteCLoRA": (lambda: adapted("llama", monteclora_config=MontecloraConfig()), "sets `monteclora_config`"),
-    "KaSA": (lambda: adapted("llama", kasa_config=KasaConfig()), "sets `kasa_config`"),
-    "layer replication": (
-        lambda: adapted("llama", layer_replication=[(0, 4), (2, 4)]),
-        "`layer_replication`, which runs layers several times",
-    ),
-    "QALoRA": (lambda: adapted("llama", use_qalora=True), "sets `use_qalora`"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # PEFT's own LoRA-GA preparation
-@pytest.mark.filterwarnings("ignore:`init_lora_weights` is 'eva' but")
-@pytest.mark.filterwarnings("ignore:lora with eva initialization used with low_cpu_mem_usage=False")
-@pytest.mark.filterwarnings("ignore:.*`save_embedding_layers`")
-def test_refused_by_name_and_left_as_it_was(case: str) -> None:
-    build, message = REFUSED[case]
-    model = build()
-    if isinstance(model, PeftModel):
-        found = fingerprint(model)
-        with pytest.raises(ModelError, match=message):
-            check_narrowable(model)
-        assert_same(found, fingerprint(model))
-    else:
-        found = {name: value.clone() for name, value in model.state_dict().items()}
-        with pytest.raises(ModelError, match=message):
-            check_narrowable(model)
-        assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize("init", ["loftq", "corda"])
-def test_initialisations_are_refused_by_configuration_alone(init: str) -> None:
-    """LoftQ and CorDA need a GPU or packages that are not here; their configuration is all that the refusal reads."""
-    model = adapted("llama")
-    model.peft_config["default"].init_lora_weights = init
-    with pytest.raises(ModelError, match=f"'{init}', which moves part of the base weights"):
-        check_narrowable(model)
 
 
 def test_variants_are_refused_by_what_the_layers_compute_too() -> None:

@@ -1,21 +1,17 @@
-"""Keeps docs/architectures.md as it was tried: every test writes or compares the row of its model type."""
+"""docs/architectures.md: what stands above its table, and the row of a model type."""
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import astuple
-from importlib.metadata import version
-from pathlib import Path
 
 from registry import ARCHITECTURES
 from stages import Outcome
 
-from forms_table import WRITE
+from table_page import ROOT, Table, TablePage
 
-PATH = Path(__file__).parents[2] / "docs" / "architectures.md"
 VERSIONS = {"transformers": "5.24.", "peft": "0.21."}
-HEADER = """# Architectures
+ABOVE = """# Architectures
 
 What was tried with tiny models made from the configuration classes of transformers 5.24, with PEFT 0.21 and adapters on all
 linear modules; every row is written by a test, which fails where it no longer holds.
@@ -28,43 +24,13 @@ linear modules; every row is written by a test, which fails where it no longer h
 - **reloaded** compares logits, to 1e-6, with those of the saved adapter on a fresh model, read by PEFT alone.
 
 Of models with several stacks the named one was placed, by `layers_path`; adapters in towers were taken out.
-
-| model type | kind | layers | probe | gradient entry | prefix cache | reloaded |
-|---|---|---|---|---|---|---|
 """
+COLUMNS = ("model type", "kind", "layers", "probe", "gradient entry", "prefix cache", "reloaded")
+PAGE = TablePage(ROOT / "docs" / "architectures.md", {"tried": Table(ABOVE, COLUMNS, list(ARCHITECTURES))})
 CLASS = re.compile(r"\(`base_model[^)]*\)")
 
 
-def is_of_this_environment() -> bool:
-    """Whether the installed releases are those that the page is about; others know other model types."""
-    return all(version(package).startswith(release) for package, release in VERSIONS.items())
-
-
-def row(name: str, outcome: Outcome | str) -> str:
-    """Return the line of the table."""
-    kind = ARCHITECTURES[name].kind
-    if isinstance(outcome, str):
-        return f"| `{name}` | {kind} | refused: {_short(outcome)} | | | | |"
-    cells = [_short(cell) for cell in astuple(outcome)]
-    return f"| `{name}` | {kind} | {' | '.join(cells)} |"
-
-
-def _short(cell: str) -> str:
-    """Parameter names are left out."""
-    return " ".join(CLASS.sub("", cell).split()).replace(" .", ".").replace("|", "or")
-
-
-def check_row(name: str, line: str) -> None:
-    """Assert that the page holds this line, or write it there."""
-    lines = rows()
-    if os.environ.get(WRITE):
-        lines[name] = line
-        kept = [lines[known] for known in ARCHITECTURES if known in lines]
-        PATH.write_text(HEADER + "\n".join(kept) + "\n", encoding="utf-8")
-    assert rows().get(name) == line, f"docs/architectures.md is stale. Run this test with {WRITE}=1 and look at it."
-
-
-def rows() -> dict[str, str]:
-    """The lines of the page's table by model type."""
-    text = PATH.read_text(encoding="utf-8") if PATH.exists() else ""
-    return {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+def check_row(name: str, outcome: Outcome | str) -> None:
+    """Assert that the page says this of the model type, or write it there; parameter names are left out."""
+    cells = [f"refused: {outcome}", *[""] * 4] if isinstance(outcome, str) else astuple(outcome)
+    PAGE.check_row("tried", name, [ARCHITECTURES[name].kind, *(CLASS.sub("", cell) for cell in cells)])

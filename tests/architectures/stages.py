@@ -14,6 +14,8 @@ import transformers as hf
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from registry import SIZES, Architecture
+from rows import Kind
+from transformers import set_seed
 from transformers.pytorch_utils import Conv1D
 
 import layercard
@@ -85,6 +87,9 @@ def norms_by_autograd(model: PeftModel, stack: LayerStack, singles: list[Any]) -
     }
     by_module, by_layer = dict.fromkeys(sites, 0.0), np.zeros(len(stack))
     model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
     for single in singles:
         model.zero_grad()
         model(**single).loss.backward()
@@ -99,32 +104,30 @@ def norms_by_autograd(model: PeftModel, stack: LayerStack, singles: list[Any]) -
     return by_module, by_layer
 
 
-def check_probe(model: PeftModel, stack: LayerStack, architecture: Architecture) -> str:
+def check_probe(model: PeftModel, stack: LayerStack, kind: Kind, path: str | None = None) -> str:
     """Compare the probe of a padded batch with autograd on each example alone; return what the probe said beside."""
-    examples, collate = architecture.rows.examples(3), architecture.rows.collate
+    examples, collate = kind.examples(3), kind.collate
     by_module, by_layer = norms_by_autograd(model, stack, [collate([example]) for example in examples])
-    found = layercard.probe(
-        model, [collate(examples)], scores=["gradient_norm"], layers_path=architecture.path, show_progress=False
-    )
-    np.testing.assert_allclose(found.gradient_norm, by_layer, rtol=LAYER_TOLERANCE)
-    assert by_layer.all()
+    found = layercard.probe(model, [collate(examples)], scores=["gradient_norm"], layers_path=path, show_progress=False)
+    adapted = sorted({layer for layer, _ in by_module})
+    np.testing.assert_allclose(found.gradient_norm[adapted], by_layer[adapted], rtol=LAYER_TOLERANCE)
+    assert by_layer[adapted].all()
     for (layer, name), expected in by_module.items():
         norm = np.nan_to_num(found.module_gradient_norm[layer, found.targets.index(name)])
         assert abs(norm - expected) < LAYER_TOLERANCE * by_layer[layer], f"{name} of layer {layer}: {norm} {expected}"
     return "; ".join(["exact", *found.notes])
 
 
-def check_training(name: str, architecture: Architecture, folder: Path) -> tuple[PeftModel, str, str]:
-    """Train three steps placed and cached, and by hand; return the placed model, and what became of entry and cache."""
-    by_hand = adapted(name, architecture)
-    freeze_others(by_hand, architecture)
-    trainer_of(by_hand, architecture, folder / "by hand").train()
-    model = adapted(name, architecture)
-    trainer = trainer_of(model, architecture, folder / "placed")
-    layers = list(architecture.layers)
-    run = place(trainer, lora_layers=layers, layers_path=architecture.path, prefix_cache="on", guard=False)
+def check_training(
+    by_hand: hf.Trainer, trainer: hf.Trainer, layers: tuple[int, ...], path: str | None = None
+) -> tuple[str, str]:
+    """Train by hand, and placed and cached; compare the weights, and return what became of entry and cache."""
+    set_seed(11)
+    by_hand.train()
+    run = place(trainer, lora_layers=list(layers), layers_path=path, prefix_cache="on", guard=False)
+    set_seed(11)
     trainer.train()
-    found, expected = trained(model), trained(by_hand)
+    found, expected = trained(trainer.model), trained(by_hand.model)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert (found[key] - value).norm() <= TRAINED_TOLERANCE * value.norm(), key
@@ -134,10 +137,10 @@ def check_training(name: str, architecture: Architecture, folder: Path) -> tuple
     if cache["on"] and cache["off"] is None:
         assert cache["hits"] == 4 or cache["bypassed"]
     why_not = cache["off"] or next(iter(cache["bypassed"]), None) if cache["on"] else cache["obstacle"]
-    return model, "moved" if entry["moved"] else entry["obstacle"], why_not or "used"
+    return "moved" if entry["moved"] else entry["obstacle"], why_not or "used"
 
 
-def trainer_of(model: PeftModel, architecture: Architecture, folder: Path) -> hf.Trainer:
+def trainer_of(model: PeftModel, kind: Kind, folder: Path) -> hf.Trainer:
     """Return a trainer as hosts build it: layers are checkpointed where the model can."""
     checkpoints = model.get_base_model().supports_gradient_checkpointing
     args = arguments(
@@ -148,8 +151,7 @@ def trainer_of(model: PeftModel, architecture: Architecture, folder: Path) -> hf
         activation_checkpointing=checkpoints,
         activation_checkpointing_kwargs={"use_reentrant": False} if checkpoints else None,
     )
-    rows = Rows(architecture.rows.examples(2))
-    return hf.Trainer(model=model, args=args, train_dataset=rows, data_collator=architecture.rows.collate)
+    return hf.Trainer(model=model, args=args, train_dataset=Rows(kind.examples(2)), data_collator=kind.collate)
 
 
 def freeze_others(model: PeftModel, architecture: Architecture) -> None:
@@ -161,11 +163,11 @@ def freeze_others(model: PeftModel, architecture: Architecture) -> None:
             parameter.requires_grad_(False)
 
 
-def check_reload(model: PeftModel, name: str, architecture: Architecture, folder: Path) -> str:
+def check_reload(model: PeftModel, base: Any, kind: Kind, folder: Path) -> str:
     """Read the saved adapter by PEFT alone, and compare logits."""
     model.save_pretrained(folder)
-    again = PeftModel.from_pretrained(base_of(name, architecture), folder)
-    batch = architecture.rows.collate(architecture.rows.examples(3))
+    again = PeftModel.from_pretrained(base, folder)
+    batch = kind.collate(kind.examples(3))
     with torch.no_grad():
         found, expected = again.eval()(**batch).logits, model.eval()(**batch).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6, equal_nan=True)
@@ -174,9 +176,13 @@ def check_reload(model: PeftModel, name: str, architecture: Architecture, folder
 
 def tried(name: str, architecture: Architecture, folder: Path) -> Outcome:
     """Run every stage; raise what layercard raises where it refuses the model type."""
+    kind, path = architecture.rows, architecture.path
     model = adapted(name, architecture)
-    stack = find_layers(model, path=architecture.path)
-    probe = check_probe(model, stack, architecture)
-    trained_model, entry, cache = check_training(name, architecture, folder)
-    reload = check_reload(trained_model, name, architecture, folder / "adapter")
+    stack = find_layers(model, path=path)
+    probe = check_probe(model, stack, kind, path)
+    by_hand, model = adapted(name, architecture), adapted(name, architecture)
+    freeze_others(by_hand, architecture)
+    trainers = [trainer_of(each, kind, folder / where) for each, where in ((by_hand, "by hand"), (model, "placed"))]
+    entry, cache = check_training(*trainers, architecture.layers, path)
+    reload = check_reload(model, base_of(name, architecture), kind, folder / "adapter")
     return Outcome(f"`{stack.path.removeprefix(PEFT_PREFIX)}`", probe, entry, cache, reload)

@@ -58,7 +58,8 @@ def check_config(config: Any) -> None:
     if neutral is False or neutral not in NEUTRAL_INITIALISATIONS:
         raise ModelError(
             f"`init_lora_weights` is {init!r}, which {_initialisation(init)}. Placement supports `True` and `gaussian`. "
-            "Choose one of them, or train without `lora_layers`."
+            "Choose one of them, or let `layercard plan MODEL` choose layers, give PEFT its `layers` as "
+            "`LoraConfig(layers_to_transform=[...])`, and train without `lora_layers`."
         )
     values = config.to_dict()
     variants = [f.name for f in fields(config) if f.metadata.get("is_lora_variant") and f.name not in SAFE_VARIANTS]

@@ -85,12 +85,15 @@ def _holds(module: nn.Module, stack: LayerStack) -> bool:
 
 
 def _only_in(task: nn.Module, part: nn.Module | None) -> set[int]:
-    """The parameters of `part` that no other module of `task` holds: tied embeddings run below as well."""
+    """The parameters of `part` that stand nowhere else in `task`: tied embeddings run below as well.
+
+    Told by their paths, since PEFT's trainable tokens of tied embeddings share modules and not parameters alone.
+    """
     if part is None:
         return set()
-    inside = {id(module) for module in part.modules()}
-    shared = (p for m in task.modules() if id(m) not in inside for p in m.parameters(recurse=False))
-    return _ids(part.parameters()) - _ids(shared)
+    paths = tuple(f"{name}." for name, module in task.named_modules(remove_duplicate=False) if module is part)
+    named = task.named_parameters(remove_duplicate=False)
+    return _ids(part.parameters()) - _ids(p for name, p in named if not name.startswith(paths))
 
 
 def _ids(parameters: Iterable[Tensor]) -> set[int]:

@@ -26,6 +26,7 @@ from transformers import PreTrainedConfig
 
 from layercard.anatomy.adapters import BASE_PREFIX, base_modules
 from layercard.anatomy.layers import LayerStack, find_layers
+from layercard.anatomy.packed import plain_tensors
 from layercard.errors import ModelError
 
 SAMPLED = 1024
@@ -129,6 +130,10 @@ def _digest(
 
 
 def _start(tensor: Tensor) -> bytes:
+    return b"".join(_first_numbers(plain) for plain in plain_tensors(tensor))
+
+
+def _first_numbers(tensor: Tensor) -> bytes:
     values = tensor.detach().flatten()[:SAMPLED].cpu()
     if values.is_floating_point() and values.itemsize > 1:
         values = values.to(torch.bfloat16)

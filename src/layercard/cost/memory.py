@@ -11,12 +11,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from layercard.anatomy.packed import plain_tensors
 
 CUDA_METHOD = "CUDA allocator's peak in a step"
 COUNT_METHOD = (
@@ -53,8 +56,8 @@ def peak_bytes(step: Callable[[], None], model: nn.Module, device: torch.device)
 
 
 def _storages(model: nn.Module) -> Iterator[torch.UntypedStorage]:
-    for tensors in (model.parameters(), model.buffers()):
-        yield from (tensor.untyped_storage() for tensor in tensors)
+    for tensor in chain(model.parameters(), model.buffers()):
+        yield from (plain.untyped_storage() for plain in plain_tensors(tensor))
 
 
 class LiveBytes(TorchDispatchMode):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from layercard.anatomy.layers import LayerStack
+from layercard.anatomy.packed import plain_tensors
 
 SAMPLED = 4096
 
@@ -34,7 +36,7 @@ def digest(backbone: Any, parameters: dict[str, Tensor], entry: int) -> str:
     seen.update(str(config._attn_implementation).encode())
     for name, tensor in parameters.items():
         seen.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        seen.update(_sample(tensor))
+        seen.update(b"".join(_sample(plain) for plain in plain_tensors(tensor)))
     return seen.hexdigest()
 
 
@@ -46,4 +48,5 @@ def _sample(tensor: Tensor) -> bytes:
 
 def change_signs(parameters: Iterable[Tensor]) -> tuple[tuple[int, int], ...]:
     """Return where each parameter lies and how often it was changed in place; buffers, which DDP rewrites, apart."""
-    return tuple((p.data_ptr(), p._version) for p in parameters if isinstance(p, nn.Parameter))
+    plain = chain.from_iterable(plain_tensors(p) for p in parameters if isinstance(p, nn.Parameter))
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in plain)
