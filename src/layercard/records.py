@@ -41,7 +41,7 @@ def sample_records(
     `source` is a file, a folder or a Hub id; `split` and `config` are read for the last two. Draws nothing from the
     global random state. Raises `DataError` where it does not exist, cannot be read, or is empty.
     """
-    path = _file(source)
+    path = local_file(source)
     if path is None:
         data = _loaded(source, split, config)
         records = [_row(source, i, data[i]) for i in _indices(len(data), count, seed)]
@@ -60,7 +60,7 @@ def sample_records(
 
 def first_record(source: str, *, split: str = "train", config: str | None = None) -> Record:
     """Return the first record of `source`, reading no more of a text file than that; raises as `sample_records`."""
-    path = _file(source)
+    path = local_file(source)
     if path is None or _kind(path) == ".parquet":
         rows: Iterable[Record] = _every(source, path, split, config)
     else:
@@ -75,7 +75,7 @@ def column_values(
     source: str, column: str, *, split: str = "train", config: str | None = None
 ) -> Iterator[tuple[str, Any]]:
     """Yield the place and the value of `column` in every record of `source`; None where a record has none."""
-    path = _file(source)
+    path = local_file(source)
     if path is None or _kind(path) == ".parquet":
         yield from ((row.place, row.get(column)) for row in _every(source, path, split, config, [column]))
         return
@@ -85,7 +85,7 @@ def column_values(
 
 def class_names(source: str, column: str, *, split: str = "train", config: str | None = None) -> list[str] | None:
     """Return the names that `datasets` keeps for the numbers of a class column, None where it keeps none."""
-    path = _file(source)
+    path = local_file(source)
     if path is not None:
         return None
     import datasets
@@ -100,8 +100,8 @@ def place_of(record: dict[str, Any], source: str, index: int) -> str:
     return record.place if isinstance(record, Record) else f"{source}, row {index}"
 
 
-def _file(source: str) -> Path | None:
-    """Return the file that `source` names, None for what `datasets` has to read."""
+def local_file(source: str) -> Path | None:
+    """Return the file that `source` names, None for what `datasets` has to read; raise `DataError` where there is none."""
     path = Path(source).expanduser()
     if path.is_file():
         _kind(path)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import axolotl.integrations.base
 import pytest
-from runs import PLUGIN, check_files, sft, train_here, write
+import yaml
+from click.testing import CliRunner
+from runs import PLUGIN, check_files, command, sft, train_here, write
 
 AS_INSTALLED = Path(sys.prefix) / "axolotl-as-installed.txt"
 """What `pip freeze` said before layercard came; the Makefile wrote it."""
@@ -63,6 +65,36 @@ def test_axolotl_finds_the_plugin_by_its_entry_point_under_the_name_that_yaml_us
     (found,) = (point for point in entry_points(group="axolotl.plugins") if point.dist.name == "layercard-axolotl")
     assert found.value.replace(":", ".") == PLUGIN
     assert found.load().__name__ == PLUGIN.rpartition(".")[2]
+
+
+def test_axolotls_own_command_line_gets_a_command_that_plans(folder, tmp_path):
+    """Axolotl 0.21 and later takes the entry point; here it is called as that does."""
+    (found,) = (point for point in entry_points(group="axolotl.cli_commands") if point.name == "layercard-plan")
+    path = write(sft(folder, lora_layers={"strategy": "last", "num_layers": 2}), tmp_path / "out")
+    done = CliRunner().invoke(found.load(), [str(path), "-o", str(tmp_path / "placed.yml"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert yaml.safe_load((tmp_path / "placed.yml").read_text())["peft_layers_to_transform"] == [2, 3]
+    assert CliRunner().invoke(found.load(), [str(path), "--strategy", "lats"]).exit_code == 2
+    shown = CliRunner().invoke(found.load(), ["--help"]).output
+    assert "layercard plan" in shown
+
+
+def test_the_command_imports_nothing_heavy():
+    code = (
+        "import sys, layercard_axolotl.axolotl_command\n"
+        "assert not {'torch', 'axolotl', 'transformers', 'ruamel'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(not hasattr(axolotl.integrations.base, "get_builtin_plugins"), reason="Axolotl 0.21 and later")
+def test_axolotl_shows_and_runs_the_command(folder, tmp_path):
+    shown = command("axolotl", "--help")
+    assert "layercard-plan" in shown.stdout
+    path = write(sft(folder, lora_layers="last"), tmp_path / "out")
+    done = command("axolotl", "layercard-plan", path, "-o", tmp_path / "placed.yml")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "placed.yml").exists()
 
 
 @pytest.mark.skipif(not hasattr(axolotl.integrations.base, "get_builtin_plugins"), reason="Axolotl 0.21 and later")

@@ -12,13 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from safetensors import safe_open
 from torch import nn
 
 from layercard.anatomy.adapters import BASE_PREFIX, base_modules, sole_adapter
+from layercard.anatomy.checkpoint_file import saved_names
 from layercard.anatomy.layers import LayerStack, describe
 from layercard.anatomy.other_stacks import in_towers
 from layercard.anatomy.selection import selected_modules, selected_parameters
@@ -103,7 +101,7 @@ def check_checkpoint(path: Path, model: PeftModel, stack: LayerStack) -> None:
     PEFT loads such a checkpoint without a word, leaving some adapters at their initial values and dropping others.
     """
     live = adapted_modules((name for name, _ in model.named_parameters()), sole_adapter(model))
-    saved = adapted_modules(_checkpoint_keys(path))
+    saved = adapted_modules(saved_names(path))
     if live == saved:
         return
     layers = _layers(stack, saved), _layers(stack, live)
@@ -123,11 +121,6 @@ def _embeds(module: nn.Module | None) -> bool:
 def _layers(stack: LayerStack, names: Iterable[str]) -> list[int]:
     """The layers in which these modules lie, ascending."""
     return sorted({layer for name in names if (layer := stack.layer_of(name)) is not None})
-
-
-def has_adapter_file(path: Path) -> bool:
-    """Whether a checkpoint folder holds an adapter in one file, as PEFT saves it."""
-    return any((path / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME))
 
 
 def _module_adapters(config: Any, name: str, module: nn.Module, adapter: str) -> Iterator[str]:
@@ -200,19 +193,6 @@ def _difference(names: set[str], what: str) -> str:
     shown = ", ".join(f"`{name}`" for name in sorted(names)[:SHOWN])
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{shown}{more} {what}. "
-
-
-def _checkpoint_keys(path: Path) -> list[str]:
-    safetensors, pickled = path / SAFETENSORS_WEIGHTS_NAME, path / WEIGHTS_NAME
-    if safetensors.is_file():
-        with safe_open(safetensors, framework="pt") as file:
-            return list(file.keys())
-    if pickled.is_file():
-        return list(torch.load(pickled, map_location="cpu", weights_only=True))
-    raise PlacementError(
-        f"The checkpoint {path} holds neither {SAFETENSORS_WEIGHTS_NAME} nor {WEIGHTS_NAME}, so its layers cannot be "
-        "compared with the placement. Resume from a folder that `save_pretrained` wrote."
-    )
 
 
 def adapted_modules(names: Iterable[str], adapter: str | None = None) -> set[str]:

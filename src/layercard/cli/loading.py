@@ -1,5 +1,8 @@
 """Loads a model and its tokenizer from a local folder or the Hub; what cannot be loaded is one clear error.
 
+Code that comes with a model is never run, and nobody is asked whether it should: transformers asks at a terminal unless it
+is told.
+
 `skeleton` gives the model without weights, which is all that most plans need: a second, and a download of kilobytes.
 """
 
@@ -24,6 +27,8 @@ from layercard.progress import Progress
 from layercard.random_state import random_state
 
 Say: TypeAlias = Callable[[str], None]
+TRUST = "trust_remote_code"
+WITHOUT_ITS_CODE: dict[str, Any] = {TRUST: False}
 
 
 def load_config(name: str) -> Any:
@@ -33,9 +38,9 @@ def load_config(name: str) -> Any:
     if not path.exists() and looks_local:
         raise ModelError(f"The model {name} does not exist. Give a folder with a config.json, or a Hub id.")
     try:
-        return transformers.AutoConfig.from_pretrained(_where(name))
+        return transformers.AutoConfig.from_pretrained(_where(name), **WITHOUT_ITS_CODE)
     except (OSError, ValueError) as error:
-        raise ModelError(
+        raise _own_code(name, error) or ModelError(
             f"The model {name} cannot be read: {_first_line(error)} Give a folder with a config.json, or a Hub id."
         ) from None
 
@@ -72,9 +77,11 @@ def skeleton(name: str, purpose: Purpose | None = None) -> transformers.PreTrain
     purpose = purpose or purpose_of(config, name)
     try:
         with torch.device("meta"):
-            model: transformers.PreTrainedModel = purpose.auto.from_config(purpose.configured(config))
+            model: transformers.PreTrainedModel = purpose.auto.from_config(
+                purpose.configured(config), **WITHOUT_ITS_CODE
+            )
     except ValueError as error:
-        raise ModelError(_unsupported(name, error)) from None
+        raise _unsupported(name, error) from None
     return model
 
 
@@ -86,7 +93,7 @@ def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
     config = load_config(source.name)
     purpose = source.purpose or purpose_of(config, source.name, asked=source.task)
     device = source.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options: dict[str, Any] = {"dtype": _dtype(source, config, device)}
+    options: dict[str, Any] = {"dtype": _dtype(source, config, device), "use_safetensors": True, **WITHOUT_ITS_CODE}
     if purpose.labels is not None:
         options |= {"ignore_mismatched_sizes": True}  # a new head may replace a saved one
     if source.load_in_4bit:
@@ -97,10 +104,11 @@ def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
                 _where(source.name), config=purpose.configured(config), output_loading_info=True, **options
             )
     except ValueError as error:
-        raise ModelError(_unsupported(source.name, error)) from None
+        raise _unsupported(source.name, error) from None
     except OSError as error:
         raise ModelError(
-            f"The weights of {source.name} cannot be loaded: {_first_line(error)} Give a folder that holds them, or a Hub id."
+            f"The weights of {source.name} cannot be loaded: {_first_line(error)} Give a folder that holds them as safetensors, "
+            f"or a Hub id.{_pickled(source.name)}"
         ) from None
     if told["missing_keys"] and purpose.labels is None:
         say(_new_weights(source.name, sorted(told["missing_keys"])))
@@ -142,15 +150,15 @@ def load_tokenizer(name: str, purpose: Purpose | None = None, say: Say = lambda 
     """
     if purpose is not None and purpose.task == "causal" and load_config(name).model_type in PICTURED:
         try:
-            return transformers.AutoProcessor.from_pretrained(_where(name))
+            return transformers.AutoProcessor.from_pretrained(_where(name), **WITHOUT_ITS_CODE)
         except (OSError, ValueError, ImportError) as error:  # a processor needs packages for pictures
             say(
                 f"The processor of {name} cannot be loaded, so rows are read by its tokenizer alone: {_first_line(error)}"
             )
     try:
-        return transformers.AutoTokenizer.from_pretrained(_where(name))
+        return transformers.AutoTokenizer.from_pretrained(_where(name), **WITHOUT_ITS_CODE)
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
+        raise _own_code(name, error) or ModelError(
             f"The tokenizer of {name} cannot be loaded: {_first_line(error)} Save it beside the model with "
             "`tokenizer.save_pretrained`."
         ) from None
@@ -181,8 +189,31 @@ def _new_weights(name: str, keys: Sequence[str]) -> str:
     return f"{len(keys)} weights of {name} were not saved with it and are new: {shown}. Scores follow them too."
 
 
-def _unsupported(name: str, error: Exception) -> str:
-    return f"The model {name} cannot be loaded: {_first_line(error)} Give a model that transformers knows."
+def _unsupported(name: str, error: Exception) -> ModelError:
+    return _own_code(name, error) or ModelError(
+        f"The model {name} cannot be loaded: {_first_line(error)} Give a model that transformers knows."
+    )
+
+
+def _pickled(name: str) -> str:
+    """Return what to do with weights in a local folder that are a pickle file, which could run what it likes."""
+    if not any(Path(name).expanduser().glob("pytorch_model*.bin")):
+        return ""
+    return (
+        " Its pytorch_model.bin is a pickle file, which is not read. Where you trust it, load it in Python and write it again "
+        "with `save_pretrained`."
+    )
+
+
+def _own_code(name: str, error: Exception) -> ModelError | None:
+    """Return the error for a model that transformers cannot load without the code beside it, None for other errors."""
+    if TRUST not in str(error):
+        return None
+    return ModelError(
+        f"{name} comes with Python code of its own, which the command line never runs. Supported are models and tokenizers that "
+        f"transformers knows by itself. Where you trust that code, load the model in Python with `{TRUST}=True`, and give it to "
+        "`layercard.probe`, or its trainer to `layercard.place`."
+    )
 
 
 def _first_line(error: Exception) -> str:

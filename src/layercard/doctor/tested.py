@@ -19,6 +19,8 @@ class Releases:
 
 HOSTS = {"trl": "layercard-trl", "axolotl": "layercard-axolotl"}
 """Packages whose trainers need a plugin of layercard's."""
+PART_OF = {"trl": "axolotl"}
+"""Hosts that another host brings in a release of its own choice: without their plugin they are its business alone."""
 NEEDED = ("torch", "transformers", "peft", "accelerate")
 TESTED = {
     "torch": Releases("2.6", "2.13.0"),

@@ -46,6 +46,23 @@ def rows() -> list[dict[str, list[int]]]:
     return [{"input_ids": tokens, "labels": tokens} for tokens in examples(ROWS)]
 
 
+def tokenizer() -> Any:
+    """Return a tokenizer of as many words as the toy has: hosts want one, rows that are tokenized need none."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from layercard.testing.material import VOCABULARY
+
+    special = {
+        "pad_token": "<pad>",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+    }  # numbered as in the toy's configuration
+    words = [*special.values(), *(f"w{number}" for number in range(len(special), VOCABULARY))]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<eos>"))
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
 def plain_trainer(folder: Path) -> Any:
     """Return a `transformers.Trainer` over the toy that writes into `folder`."""
     from transformers import Trainer, TrainingArguments
@@ -82,7 +99,7 @@ def check_toy(folder: Path, place: Callable[..., PlacedRun]) -> Iterator[Check]:
 
 def trained(build: Callable[[], Any], place: Callable[..., PlacedRun], **settings: Any) -> PlacedRun:
     """Build a trainer over the toy, place it, train it for `STEPS` steps, all in silence, and return the placed run."""
-    with _silence():
+    with silence():
         trainer = build()
         run = place(trainer, lora_layers=WANTED, guard=False, **settings)
         trainer.add_callback(_stop_early())
@@ -91,7 +108,8 @@ def trained(build: Callable[[], Any], place: Callable[..., PlacedRun], **setting
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+    """Keep what a toy run prints from a person."""
     with (
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

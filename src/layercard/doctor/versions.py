@@ -8,7 +8,7 @@ from packaging.version import InvalidVersion, Version
 
 from layercard import __version__
 from layercard.doctor.check import Check, failed, ok, warning
-from layercard.doctor.tested import HOSTS, NEEDED, TESTED, Releases
+from layercard.doctor.tested import HOSTS, NEEDED, PART_OF, TESTED, Releases
 from layercard.versions import installed_versions
 
 
@@ -22,7 +22,10 @@ def check_versions() -> Iterator[Check]:
     for package in NEEDED:
         yield _needed(package, found.get(package))
     for package, plugin in HOSTS.items():
-        if package in found:
+        whole = PART_OF.get(package)
+        if package in found and plugin not in found and whole in found and HOSTS[whole] in found:
+            yield ok(package, f"{found[package]}, as {whole} {found[whole]} asks for")
+        elif package in found:
             yield _host(package, found[package], plugin, has_plugin=plugin in found)
         elif plugin in found:
             yield failed(package, f"not installed, and {plugin} is", f"Install it, or uninstall {plugin}.")

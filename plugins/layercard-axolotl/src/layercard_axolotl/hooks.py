@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 from layercard.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     import click
 
+    from layercard.doctor.check import Check
     from layercard.hosts.protocol import Host
 
 
@@ -30,3 +34,11 @@ def extend_command(command: click.Command) -> None:
         from layercard_axolotl.plan_option import add_option
 
         add_option(command)
+
+
+@hookimpl
+def diagnose(folder: Path) -> Iterator[Check]:
+    """Train the toy as `axolotl train` does, placed by `lora_layers`."""
+    from layercard_axolotl.diagnosis import check_run
+
+    yield check_run(folder)

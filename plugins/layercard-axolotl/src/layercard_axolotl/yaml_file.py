@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from layercard.errors import SettingsError
 KEY = "lora_layers"
 BESIDE = "adapter"
 """The key after which layers are written where `lora_layers` is not there."""
+PLAIN = "tag:yaml.org,2002:"
+"""How the tags of YAML itself begin; behind it, `python/` names what would be built or called in Python."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,17 @@ class ConfigFile:
 
     @classmethod
     def read(cls, path: Path) -> ConfigFile:
-        """Read the file; raise `SettingsError` where it is no YAML mapping of one key a line."""
+        """Read the file; raise `SettingsError` where it is no YAML mapping of one key a line, or holds foreign tags."""
         try:
             text = path.read_text(encoding="utf-8")
+            tag = next(_foreign_tags(text), None)
             values = YAML().load(text)
         except (YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, dates that are none
             raise SettingsError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        if tag is not None:
+            raise SettingsError(
+                f"{path} holds the tag `{tag}`; a configuration is plain YAML. Write the value without a tag."
+            )
         if not isinstance(values, CommentedMap) or values.fa.flow_style():
             raise SettingsError(f"{path} is no Axolotl configuration: one key a line, such as `base_model: …`.")
         return cls(path, text, values)
@@ -90,6 +97,14 @@ class ConfigFile:
         while end > start + 1 and (not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#")):
             end -= 1
         return start, end
+
+
+def _foreign_tags(text: str) -> Iterator[str]:
+    """Yield the tags that are not YAML's own, such as those that name Python objects; nothing is built to find them."""
+    for event in YAML().parse(text):
+        tag = getattr(event, "tag", None)
+        if tag and (not tag.startswith(PLAIN) or tag.startswith(f"{PLAIN}python/")):
+            yield tag.replace(PLAIN, "!!")
 
 
 def _lines(key: str, value: Any) -> list[str]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from layercard.doctor import toy
 from layercard.doctor.check import Check, failed
-from layercard.testing.material import VOCABULARY
 from layercard_trl.host import SFTHost
 
 if TYPE_CHECKING:
@@ -47,20 +46,8 @@ def toy_trainer(folder: Path) -> Any:
         disable_tqdm=True,
     )
     return SFTTrainer(
-        toy.adapted_model(), args=arguments, train_dataset=Dataset.from_list(toy.rows()), processing_class=_tokenizer()
+        toy.adapted_model(),
+        args=arguments,
+        train_dataset=Dataset.from_list(toy.rows()),
+        processing_class=toy.tokenizer(),
     )
-
-
-def _tokenizer() -> Any:
-    """Return a tokenizer of as many words as the toy has: the trainer wants one, the rows need none."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    special = {
-        "pad_token": "<pad>",
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-    }  # as the toy's configuration numbers them
-    words = [*special.values(), *(f"w{number}" for number in range(len(special), VOCABULARY))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<eos>"))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

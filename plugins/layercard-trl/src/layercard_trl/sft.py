@@ -21,6 +21,7 @@ from layercard.pipeline.before.names import check_names
 from layercard.settings import PlacementSettings
 from layercard_trl import compat
 from layercard_trl.arguments import FLAG, LayerArguments
+from layercard_trl.dataset_file import check_dataset, with_dataset_file
 
 if TYPE_CHECKING:
     from layercard.pipeline.placed_run import PlacedRun
@@ -61,7 +62,7 @@ def parse(arguments: Sequence[str], *, prog: str | None = None) -> tuple[tuple[A
 
 
 def check(values: Sequence[Any]) -> PlacementSettings | None:
-    """Return the placement settings, None without `--lora_layers`; raise `SettingsError` before anything loads."""
+    """Return the placement settings, None without `--lora_layers`; raise `LayercardError` before anything loads."""
     from trl import ModelConfig
 
     model = next(value for value in values if isinstance(value, ModelConfig))
@@ -73,6 +74,7 @@ def check(values: Sequence[Any]) -> PlacementSettings | None:
         )
     if model.model_name_or_path is None:
         raise SettingsError("`--model_name_or_path` is missing. Give a local folder or a Hub id.")
+    check_dataset(values)
     if settings is not None:
         check_names(settings, plugins.extensions())
     return settings
@@ -116,7 +118,7 @@ def main(*values: Any) -> PlacedRun | None:
     """
     settings = check(values)
     with placing(settings) as placed:
-        compat.sft_main()(*values[:-1])
+        compat.sft_main()(*with_dataset_file(values[:-1]))
     return placed[0] if placed else None
 
 

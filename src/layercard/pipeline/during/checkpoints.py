@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layercard.anatomy.adapters import sole_adapter
+from layercard.anatomy.checkpoint_file import has_adapter_file
 from layercard.anatomy.layers import LayerStack, describe
-from layercard.anatomy.verify import adapted_modules, check_checkpoint, has_adapter_file, loaded_modules
+from layercard.anatomy.verify import adapted_modules, check_checkpoint, loaded_modules
 from layercard.errors import PlacementError
 from layercard.pipeline.before.resume import NAME
 
