@@ -49,7 +49,7 @@ def make_trainer(host, folder, fsdp):
 
 
 def shard_on_cpu(args):
-    """Let accelerate take these processes for such as it shards: it does so on accelerators alone, and what follows is its own."""
+    """Let accelerate take these processes for such as it shards, which it does on accelerators alone; the rest is its own."""
     state = Accelerator(cpu=True).state
     state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     state.fsdp_plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)

@@ -16,9 +16,9 @@ pytest.importorskip("trl")
 pytest.importorskip("layercard_trl")
 
 SCRIPT = Path(__file__).with_name("host_run.py")
-ACCELERATE = (
-    *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+ACCELERATE = (  # the flag that makes it start several processes; the trainer keeps them on the CPU
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
 )
 WRITTEN = {"placement.json", "report.json", "report.html"}
 pytestmark = pytest.mark.xdist_group("torchrun")
