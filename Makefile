@@ -17,12 +17,13 @@ AXOLOTL_PACKAGE := plugins/layercard-axolotl
 AXOLOTL_STAMP := .venv-axolotl/.installed-$(AXOLOTL)
 NEXT_STAMP := .venv-axolotl-next/.installed-$(AXOLOTL_NEXT)
 
-.PHONY: axolotl axolotl-next help install demo test fuzz lint format types bench clean
+.PHONY: axolotl axolotl-next deepspeed help install demo test fuzz lint format types bench clean
 
 help:
 	@echo "make demo     train SmolLM2-135M on docstrings, placed and all-layer, and show the speedup and its cost"
 	@echo "make test     run all tests"
 	@echo "make axolotl  test the Axolotl plugin in an environment of its own (axolotl-next: its newest release, Python 3.12)"
+	@echo "make deepspeed  test DeepSpeed's ZeRO-2 and ZeRO-3 on CPU, in a folder of its own (needs a C++ compiler)"
 	@echo "make fuzz     look for what breaks, with other examples each time: 10,000 card files, and as many times more of the others"
 	@echo "make lint     check style and formatting      make format   apply them"
 	@echo "make types    check types                     make bench    run every benchmark in its quick form"
@@ -48,6 +49,18 @@ test: install
 
 fuzz: install
 	HYPOTHESIS_PROFILE=search FUZZ_TIMES=40 $(BIN)/python -m pytest --numprocesses 2 --timeout 7200 tests/fuzz
+
+DEEPSPEED := $(CURDIR)/.venv-deepspeed
+deepspeed: export PATH := $(DEEPSPEED)/bin:$(PATH)
+deepspeed: export PYTHONPATH := $(DEEPSPEED)
+deepspeed: $(DEEPSPEED)/.installed
+	$(BIN)/python -m pytest tests/ranks/test_deepspeed.py
+
+$(DEEPSPEED)/.installed: $(STAMP)
+	$(PIP) setuptools wheel
+	DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target $(DEEPSPEED) \
+		deepspeed==0.19.8 hjson ninja py-cpuinfo msgpack einops
+	@touch $@
 
 axolotl axolotl-next: export OMP_NUM_THREADS = 1
 axolotl: $(AXOLOTL_STAMP)

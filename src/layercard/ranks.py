@@ -1,8 +1,8 @@
 """The processes of one run: how many there are, what each holds, and that one which fails ends the others.
 
-Offers `ranks`, `rank`, `gathered`, `meet`, `together` and `in_lockstep`. In a single process every question has one answer and
-nothing is sent. Ranks talk in rounds: each sends what it holds, or, once it has failed, why, so that whoever waits in a later
-round learns of it there instead of waiting for a process that will not come.
+Offers `has_process_group`, `ranks`, `rank`, `gathered`, `meet`, `together` and `in_lockstep`. In a single process every
+question has one answer and nothing is sent. Ranks talk in rounds: each sends what it holds, or, once it has failed, why, so that
+whoever waits in a later round learns of it there instead of waiting for a process that will not come.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ class _Sent(Generic[Value]):
     failed: tuple[str | None, str] | None = None
 
 
+def has_process_group() -> bool:
+    """Return whether torch.distributed is at work, be it in one process alone."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def ranks() -> int:
     """Return how many processes the run has, 1 without torch.distributed."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if has_process_group() else 1
 
 
 def rank() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers as hf
 
-from tiny import GQA, tiny_model
+from tiny import GQA, tiny_model, tiny_tokenizer
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 """A whole block of 64 4-bit weights a row."""
@@ -27,6 +27,21 @@ def quantized(folder: Path, quantization: Any) -> Any:
     if not path.exists():
         tiny_model("llama", **WIDE).save_pretrained(path)
     return hf.AutoModelForCausalLM.from_pretrained(path, quantization_config=quantization)
+
+
+def gptq(folder: Path) -> Any:
+    """Quantize a tiny Llama by GPTQ once, save it, and load it with the kernel that needs no compiler."""
+    plain, path = folder / "plain", folder / "gptq"
+    if not path.exists():
+        tokenizer = tiny_tokenizer()
+        tiny_model("llama", **WIDE).save_pretrained(plain)
+        texts = [f"a text of so many words, {i}" for i in range(8)]
+        config = hf.GPTQConfig(bits=4, group_size=32, backend="torch", dataset=texts, tokenizer=tokenizer)
+        hf.AutoModelForCausalLM.from_pretrained(plain, quantization_config=config, device_map="cpu").save_pretrained(
+            path
+        )
+    config = hf.GPTQConfig(bits=4, backend="torch")
+    return hf.AutoModelForCausalLM.from_pretrained(path, quantization_config=config, device_map="cpu")
 
 
 def _four_bits(folder: Path, **fields: Any) -> Any:

@@ -13,11 +13,11 @@ import pytest
 UNREACHABLE = ("(from versions: none)", "Connection", "connection", "Name or service not known", "timed out")
 
 
-def installed_apart(requirements: Sequence[str], folder: Path) -> Path:
+def installed_apart(requirements: Sequence[str], folder: Path, *options: str) -> Path:
     """Install packages without what they depend on; skip the test where no package index answers."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     done = subprocess.run(
-        [*command, "--retries", "1", "--timeout", "20", "--target", str(folder), *requirements],
+        [*command, "--retries", "1", "--timeout", "20", "--target", str(folder), *options, *requirements],
         capture_output=True,
         text=True,
         check=False,

@@ -84,6 +84,7 @@ class Case:
 TOKENS = sorted(tiny_examples(1)[0]["input_ids"][2:4])
 """Tokens of a training example: only so do they get a gradient from below the layers."""
 TORCHAO = ("torchao==0.18.0",)
+GPTQ = ("gptqmodel==7.7.0",)
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 EXPERTS_BY_HAND = [f"layers.{layer}.{name}" for layer in LAYERS for name in EXPERTS]
 
@@ -163,6 +164,7 @@ CASES: dict[str, Case] = {
     "NF4 with DoRA": Case("bitsandbytes and `use_dora=True`", {"use_dora": True}, base=bases.nf4),
     "8-bit": Case("bitsandbytes, LLM.int8()", base=bases.int8),
     "torchao int8": Case("`Int8WeightOnlyConfig()`", base=bases.torchao_int8, packages=TORCHAO),
+    "GPTQ": Case('`GPTQConfig(bits=4, backend="torch")`, GPTQModel', base=bases.gptq, packages=GPTQ),
     "torchao int8, activations too": Case(
         "`Int8DynamicActivationInt8WeightConfig()`", base=bases.torchao_dynamic, packages=TORCHAO
     ),

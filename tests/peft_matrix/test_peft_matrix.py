@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import rows
 from environments import installed_apart, run_apart
 from peft import PeftModel
-from peft_cases import CASES, LAYERS, TORCHAO
+from peft_cases import CASES, GPTQ, LAYERS, TORCHAO
 from peft_page import PAGE, VERSIONS, check_refusal, check_row
 from peft_stages import Outcome, tried
 from refused_cases import REFUSED
@@ -30,6 +31,14 @@ pytestmark = [
 ]
 
 
+LONG = "LAYERCARD_LONG"
+BESIDE_GPTQ = (
+    "device-smi==0.5.7", "pypcre==0.6.4", "tokenicer==0.0.14", "logbar==0.4.15", "defuser==0.0.28", "optimum==2.3.0",
+    "threadpoolctl==3.8.0",
+)  # fmt: skip
+"""What GPTQModel imports and layercard's own environment does not have."""
+
+
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.packages])
 def test_the_table_says_what_every_adapter_did(name: str, tmp_path: Path) -> None:
     check_row(name, tried(CASES[name], tmp_path))
@@ -45,6 +54,14 @@ def torchao(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_says_what_torchao_did(name: str, torchao: Path, tmp_path: Path) -> None:
     run_apart("try_case.py", [str(tmp_path), name], torchao)
     check_row(name, Outcome(**json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))))
+
+
+@pytest.mark.skipif(LONG not in os.environ, reason=f"GPTQModel is built and installed for minutes; {LONG}=1 does")
+def test_the_table_says_what_gptq_did(tmp_path: Path) -> None:
+    packages = installed_apart([*TORCHAO, *BESIDE_GPTQ], tmp_path / "packages")
+    installed_apart(GPTQ, packages, "--no-build-isolation")
+    run_apart("try_case.py", [str(tmp_path), "GPTQ"], packages)
+    check_row("GPTQ", Outcome(**json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))))
 
 
 @pytest.mark.parametrize("name", REFUSED)

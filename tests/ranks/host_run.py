@@ -1,5 +1,5 @@
-"""One rank of runs of TRL's trainers. Arguments: the folder, the hosts as `sft,dpo`, and the class
-of layers where FSDP2 shards them.
+"""One rank of runs of TRL's trainers. Arguments: the folder, the hosts as `sft,dpo`, and how
+weights are spread, one of `WAYS`.
 
 Each rank gives its trainers an output directory of its own, <host>/out<rank>, and writes what it placed, probed and trained to
 <host>/rank<rank>.json.
@@ -29,19 +29,26 @@ PAIRS = [
 SUMS = [{"prompt": f"add {i} and {i}: ", "completion": f"{i + i}{'!' * (i % 5)}"} for i in range(24)]
 HOSTS = {"sft": (SFTTrainer, SFTConfig, SUMS, "low"), "dpo": (DPOTrainer, DPOConfig, PAIRS, "high")}
 
+AUTO = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto"}
+WAYS = {
+    "ddp": {},
+    "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}},
+    "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}, **AUTO}},
+    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}, **AUTO}},
+}
 
-def make_trainer(host, folder, fsdp):
+
+def make_trainer(host, folder, way, *, whole=None):
     kind, arguments, rows, _ = HOSTS[host]
-    changes = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": fsdp}} if fsdp else {}
     args = arguments(
         output_dir=str(folder), use_cpu=True, bf16=False, max_steps=LONG, per_device_train_batch_size=2, report_to=[],
         learning_rate=1e-2, logging_steps=1, save_strategy="no", max_length=48, disable_tqdm=True,
-        ddp_backend="gloo" if "RANK" in os.environ else None, **changes,
+        ddp_backend="gloo" if "RANK" in os.environ else None, **WAYS[way],
     )  # fmt: skip
-    if fsdp:
+    if way == "fsdp2":
         shard_on_cpu(args)
     trainer = kind(
-        tiny_model("llama"), args=args, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(),
+        whole or tiny_model("llama"), args=args, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(),
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
     )  # fmt: skip
     trainer.add_callback(StopAfter(3))
@@ -49,7 +56,7 @@ def make_trainer(host, folder, fsdp):
 
 
 def shard_on_cpu(args):
-    """Let accelerate take these processes for such as it shards: it does so on accelerators alone, and what follows is its own."""
+    """Let accelerate take these processes for such as it shards, which it does on accelerators alone; the rest is its own."""
     state = Accelerator(cpu=True).state
     state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     state.fsdp_plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
@@ -59,8 +66,8 @@ def whole(value):
     return (value.full_tensor() if hasattr(value, "full_tensor") else value).tolist()
 
 
-def run(host, folder, fsdp):
-    trainer = make_trainer(host, folder / f"out{rank()}", fsdp)
+def run(host, folder, way):
+    trainer = make_trainer(host, folder / f"out{rank()}", way)
     run = place(trainer, lora_layers=HOSTS[host][-1], fraction=0.5, measure_budget=0.5, guard=False)
     statistics = run.statistics
     trainer.train()
@@ -80,9 +87,9 @@ def run(host, folder, fsdp):
 
 
 if __name__ == "__main__":
-    fsdp = sys.argv[3] if len(sys.argv) > 3 else None
+    way = sys.argv[3] if len(sys.argv) > 3 else "ddp"
     for host in sys.argv[2].split(","):
         folder = Path(sys.argv[1]) / host
         folder.mkdir(exist_ok=True)
-        told = run(host, folder, fsdp)
+        told = run(host, folder, way)
         (folder / f"rank{rank()}.json").write_text(json.dumps(told))

@@ -46,5 +46,6 @@ def clear_gradients(model: nn.Module) -> None:
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """Return how many numbers of `model` train."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Return how many numbers of `model` train; under ZeRO-3, which leaves a rank parameters without numbers, on all ranks."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return sum(int(vars(parameter).get("ds_numel", parameter.numel())) for parameter in trained)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from layercard.errors import DataError, ModelError
-from layercard.ranks import gathered, in_lockstep
+from layercard.ranks import gathered, has_process_group, in_lockstep
 
 OTHERWISE = (
     "The probe reads models that lie whole on one device, and models that FSDP2 (`fully_shard`) shards over all ranks. Shard it "
@@ -56,6 +56,8 @@ def in_shards(model: nn.Module) -> Iterator[None]:
 
 
 def _sharded_modules(model: nn.Module) -> list[Any]:
+    if not has_process_group():  # nothing is sharded, and the import takes a while
+        return []
     from torch.distributed.fsdp import FSDPModule
 
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
@@ -63,9 +65,7 @@ def _sharded_modules(model: nn.Module) -> list[Any]:
 
 def _why_not(model: nn.Module) -> str | None:
     """Say in a sentence how the model is spread, where that cannot be probed."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    if _in_fsdp1(model):
         return "The model is wrapped by FSDP1 (`FullyShardedDataParallel`), which keeps weights in flat buffers without names."
     parameters = dict(model.named_parameters())
     if parameters and all(parameter.is_meta for parameter in parameters.values()):
@@ -82,6 +82,14 @@ def _why_not(model: nn.Module) -> str | None:
         if mesh is not None and parameter.device.type != mesh.device_type:
             return f"`{name}` is offloaded to {parameter.device} by FSDP2's `CPUOffloadPolicy`."
     return None
+
+
+def _in_fsdp1(model: nn.Module) -> bool:
+    if not has_process_group():
+        return False
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
 
 
 def _mesh(parameter: Any) -> Any:

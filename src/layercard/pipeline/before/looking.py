@@ -73,6 +73,7 @@ def look(run: RunToPlace, name: str, *, examples: int) -> Seen:
 
 def _look(run: RunToPlace, name: str, examples: int) -> Seen:
     host, settings = run.host, run.settings
+    _refuse_zero3(host)
     batches = host.probe_batches(examples, settings.probe_batch_size, settings.random_seed)
     with _on_training_device(host):
         statistics = run_probe(
@@ -108,6 +109,17 @@ def without_a_look(error: Exception) -> str:
     """Return the line to say where the choice goes on by depth after `error`."""
     found = str(error).split(". ", 1)[0].rstrip(".")
     return f"Chosen by depth without a look at the data, which no score needs here: {found}."
+
+
+def _refuse_zero3(host: Host) -> None:
+    """Refuse runs under ZeRO-3 whose model is whole as yet: DeepSpeed has changed torch's functions for partitioned weights."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled():
+        raise HostError(
+            "The run uses DeepSpeed ZeRO-3, under which the model cannot be probed: its weights are partitioned, or will be, "
+            f"and layers run only inside DeepSpeed's engine. ZeRO-1 and ZeRO-2 work. {_plan_first(host)}"
+        )
 
 
 def _plan_first(host: Host) -> str:
