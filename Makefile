@@ -104,4 +104,4 @@ bench: install $(AXOLOTL_STAMP)
 	.venv-axolotl/bin/python benchmarks/axolotl/run.py --quick
 
 clean:
-	rm -rf $(VENV) .venv-axolotl .venv-axolotl-next .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-axolotl .venv-axolotl-next .venv-deepspeed .pytest_cache .mypy_cache .ruff_cache
