@@ -14,6 +14,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from layercard.anatomy.checkpoint_names import OLD, current_name
 from layercard.anatomy.gradient_entry import (
     BackwardWatch,
     GradientEntry,
@@ -25,6 +26,7 @@ from layercard.anatomy.input_gradients import input_gradient_hooks
 from layercard.anatomy.layers import LayerStack, find_layers
 from layercard.errors import PlacementError
 from tiny import CAUSAL, ENCODERS, collate, tiny_examples, tiny_model, tiny_tokenizer
+from trainers import renamed
 from trl_names import uses_trl
 
 PLACED = [2, 3]
@@ -96,7 +98,7 @@ def arguments(path: Path, **changes: Any) -> TrainingArguments:
         "disable_tqdm": True,
         "seed": 3,
     }
-    return TrainingArguments(**(values | changes))
+    return TrainingArguments(**renamed(values | changes))
 
 
 def trained(
@@ -170,6 +172,7 @@ def unpinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modeling_utils, "save_on_cpu", save_on_cpu)
 
 
+@pytest.mark.skipif(current_name() == OLD, reason="transformers 5.23 and later")
 @pytest.mark.usefixtures("unpinned")
 @pytest.mark.parametrize(("entry", "above"), [(1, "keep"), (2, "keep"), (2, "off")])
 @pytest.mark.parametrize("kind", PARTLY)
