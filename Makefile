@@ -17,11 +17,19 @@ AXOLOTL_PACKAGE := plugins/layercard-axolotl
 AXOLOTL_STAMP := .venv-axolotl/.installed-$(AXOLOTL)
 NEXT_STAMP := .venv-axolotl-next/.installed-$(AXOLOTL_NEXT)
 
-.PHONY: axolotl axolotl-next deepspeed help install demo test fuzz lint format types bench clean
+# The part of the suite that meets other packages most; the rest tests layercard's own arithmetic, or names of newer releases.
+LOWEST_TESTS ?= tests/test_settings.py tests/anatomy/test_narrow.py tests/anatomy/test_gradient_entry.py \
+	tests/pipeline/test_session.py tests/pipeline/test_guard.py tests/hosts/test_plain.py tests/prefix/test_cache.py \
+	tests/report/test_model_card.py tests/cli/test_commands.py $(addprefix plugins/layercard-trl/tests/, \
+	test_sft.py test_host.py test_dataset_file.py)
+LOWEST_STAMP := .venv-lowest/.installed
+
+.PHONY: axolotl axolotl-next deepspeed help install demo test test-lowest fuzz lint format types bench clean
 
 help:
 	@echo "make demo     train SmolLM2-135M on docstrings, placed and all-layer, and show the speedup and its cost"
 	@echo "make test     run all tests"
+	@echo "make test-lowest  the part of the tests that meets other packages most, on the lowest releases that we ask for"
 	@echo "make axolotl  test the Axolotl plugin in an environment of its own (axolotl-next: its newest release, Python 3.12)"
 	@echo "make deepspeed  test DeepSpeed's ZeRO-2 and ZeRO-3 on CPU, in a folder of its own (needs a C++ compiler)"
 	@echo "make fuzz     look for what breaks, with other examples each time: 10,000 card files, and as many times more of the others"
@@ -41,11 +49,24 @@ $(STAMP): pyproject.toml plugins/layercard-trl/pyproject.toml plugins/layercard-
 demo: install
 	$(BIN)/layercard demo
 
-test fuzz: export OMP_NUM_THREADS = 1
-test fuzz: export HF_HUB_OFFLINE = 1
-test fuzz: export TOKENIZERS_PARALLELISM = false
+test test-lowest fuzz: export OMP_NUM_THREADS = 1
+test test-lowest fuzz: export HF_HUB_OFFLINE = 1
+test test-lowest fuzz: export TOKENIZERS_PARALLELISM = false
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Old releases warn of one another and of torch, so warnings are no errors here.
+test-lowest: $(LOWEST_STAMP)
+	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist worksteal --override-ini filterwarnings=default $(LOWEST_TESTS)
+
+$(LOWEST_STAMP): pyproject.toml plugins/layercard-trl/pyproject.toml .ci/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(PYTHON) .ci/lowest.py > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt \
+		-e ".[cli,study]" -e "plugins/layercard-trl[qlora]" -e plugins/layercard-example \
+		"pytest>=8" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "hypothesis>=6.100" "tensorboard>=2.17"
+	@touch $@
 
 fuzz: install
 	HYPOTHESIS_PROFILE=search FUZZ_TIMES=40 $(BIN)/python -m pytest --numprocesses 2 --timeout 7200 tests/fuzz
@@ -104,4 +125,4 @@ bench: install $(AXOLOTL_STAMP)
 	.venv-axolotl/bin/python benchmarks/axolotl/run.py --quick
 
 clean:
-	rm -rf $(VENV) .venv-axolotl .venv-axolotl-next .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-axolotl .venv-axolotl-next .venv-deepspeed .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from adapted import lora_config, with_adapters
+from layercard.anatomy.checkpoint_names import NEW, current_name
 from layercard.anatomy.layers import find_layers
 from layercard.anatomy.narrow import narrow
 from layercard.hosts.plain import PlainHost
@@ -48,7 +49,12 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
         "remove_unused_columns": False,
         "include_num_input_tokens_seen": "all",
     }
-    return TrainingArguments(**(values | changes))
+    return TrainingArguments(**renamed(values | changes))
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments under the names for checkpointing that the installed transformers takes; tests say the newest."""
+    return {name.replace(NEW, current_name()): value for name, value in values.items()}
 
 
 def make_trainer(

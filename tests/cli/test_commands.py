@@ -210,7 +210,8 @@ def test_models_that_cannot_be_loaded_say_what_is_missing(run: Run, model: Path,
     assert "./nowhere does not exist" in run("plan", "./nowhere").words
     assert "config.json" in run("plan", empty).words
     assert "LlamaModel, which has no head" in run("plan", headless).words
-    assert "The tokenizer of" in run("probe", bare, *probing).words
+    said = run("probe", bare, *probing).words  # transformers 5.0 makes up a tokenizer, and then lacks the weights
+    assert "The tokenizer of" in said or "The weights of" in said
     tiny_tokenizer().save_pretrained(bare)
     missing = run("probe", bare, *probing)
     assert missing.code == 1

@@ -94,7 +94,7 @@ def test_releases_that_are_too_old_missing_or_newer_are_told_apart(
     monkeypatch.setattr("layercard.versions.version", version)
     rows = bare()
     fails(rows["peft"], "0.9.0", "pip install 'peft>=0.18'")
-    fails(rows["accelerate"], "not installed", "pip install 'accelerate>=1.10'")
+    fails(rows["accelerate"], "not installed", "pip install 'accelerate>=1.10.1'")
     fails(rows["layercard-trl"], "0.0.1", f"layercard=={__version__}")
     assert rows["transformers"]["status"] == "warning"
     assert "Newer than what was tested" in rows["transformers"]["advice"]

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from adapted import adapted, lora_config, with_adapters
+from layercard.anatomy.checkpoint_names import OLD, current_name
 from layercard.anatomy.gradient_entry import GradientEntry
 from layercard.anatomy.layers import find_layers
 from layercard.errors import PlacementError
@@ -75,6 +76,8 @@ def apart(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 @pytest.mark.parametrize(("alike", "bound"), [(True, 1e-6), (False, 1e-4)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_those_without_the_cache(family: str, alike: bool, bound: float) -> None:
+    if family == "opt" and current_name() == OLD:
+        pytest.skip("in older transformers OPT draws a random number a layer, and dropout above the prefix others")
     examples = tiny_examples(8, encoder=family in ENCODERS)
     expected, _ = train(placed(family), shuffled(examples, 5, alike=alike), limit=None)
     found, use = train(placed(family), shuffled(examples, 5, alike=alike))
@@ -386,7 +389,7 @@ def test_refuses_a_position_bias_made_in_layer_0_and_a_decoder_with_encoder() ->
 
 
 def test_neftune_is_refused() -> None:
-    from transformers.integrations.neftune import neftune_post_forward_hook
+    neftune_post_forward_hook = pytest.importorskip("transformers.integrations.neftune").neftune_post_forward_hook
 
     model = placed()
     embeddings = model.get_input_embeddings()

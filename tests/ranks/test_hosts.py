@@ -54,16 +54,26 @@ def assert_placed_alike(one: dict[str, Any], many: dict[str, Any]) -> None:
         np.testing.assert_allclose(many["statistics"][name], values, rtol=1e-5, err_msg=name)
 
 
+@pytest.fixture(scope="module")
+def by_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
+    """What the first of two and of four ranks wrote of each host, all others having written the same."""
+    found = {}
+    for ranks in (2, 4):
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        done = torchrun(SCRIPT, folder, "sft,dpo", ranks=ranks, seconds=400)
+        found[ranks] = {host: told(folder, done, host, ranks)[0] for host in ("sft", "dpo")}
+    return found
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_sft_and_dpo_under_torchrun_place_and_time_as_one_process_does(
-    alone: dict[str, dict[str, Any]], tmp_path: Path, ranks: int
+@pytest.mark.parametrize("host", ["sft", "dpo"])
+def test_ranks_under_torchrun_place_and_time_as_one_process_does(
+    alone: dict[str, dict[str, Any]], by_ranks: dict[int, dict[str, dict[str, Any]]], host: str, ranks: int
 ) -> None:
-    done = torchrun(SCRIPT, tmp_path, "sft,dpo", ranks=ranks, seconds=400)
-    for host in ("sft", "dpo"):
-        first = told(tmp_path, done, host, ranks)[0]
-        assert_placed_alike(alone[host], first)
-        assert first["pairs"] > 0
-        assert first["backward"] == list(range(min(first["layers"]), 4))
+    first = by_ranks[ranks][host]
+    assert_placed_alike(alone[host], first)
+    assert first["pairs"] > 0
+    assert first["backward"] == list(range(min(first["layers"]), 4))
 
 
 def test_accelerate_launches_the_same(alone: dict[str, dict[str, Any]], tmp_path: Path) -> None:
@@ -73,18 +83,14 @@ def test_accelerate_launches_the_same(alone: dict[str, dict[str, Any]], tmp_path
 
 
 def test_fsdp2_shards_what_was_placed_and_trains_what_ddp_trains(
-    alone: dict[str, dict[str, Any]], tmp_path: Path
+    alone: dict[str, dict[str, Any]], by_ranks: dict[int, dict[str, dict[str, Any]]], tmp_path: Path
 ) -> None:
-    for way in ("ddp", "fsdp2"):
-        (tmp_path / way).mkdir()
-        done = torchrun(SCRIPT, tmp_path / way, "sft", way, seconds=300)
-        first = told(tmp_path / way, done, "sft", 2)[0]
-        assert_placed_alike(alone["sft"], first)
-        assert first["sharded"] is (way == "fsdp2")
-        if way == "ddp":
-            ddp = first
-    assert "FSDP shards" in first["unavailable"]["step_speedup"]
-    assert first["backward"] == ddp["backward"]
-    np.testing.assert_allclose(first["losses"], ddp["losses"], rtol=1e-4)
+    ddp = by_ranks[2]["sft"]
+    fsdp = told(tmp_path, torchrun(SCRIPT, tmp_path, "sft", "fsdp2", seconds=300), "sft", 2)[0]
+    assert_placed_alike(alone["sft"], fsdp)
+    assert (ddp["sharded"], fsdp["sharded"]) == (False, True)
+    assert "FSDP shards" in fsdp["unavailable"]["step_speedup"]
+    assert fsdp["backward"] == ddp["backward"] == fsdp["layers"]
+    np.testing.assert_allclose(fsdp["losses"], ddp["losses"], rtol=1e-4)
     for name, values in ddp["trained"].items():
-        np.testing.assert_allclose(first["trained"][name], values, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(fsdp["trained"][name], values, atol=1e-5, err_msg=name)

@@ -26,7 +26,7 @@ TESTED = {
     "torch": Releases("2.6", "2.13.0"),
     "transformers": Releases("5.0", "5.24.0"),
     "peft": Releases("0.18", "0.21.2"),
-    "accelerate": Releases("1.10", "1.15.0"),
+    "accelerate": Releases("1.10.1", "1.15.0"),
     "trl": Releases("1.16", "1.16.0"),
     "axolotl": Releases("0.19.0", "0.21.0"),
 }

@@ -63,7 +63,7 @@ def _host(package: str, version: str, plugin: str, *, has_plugin: bool) -> Check
 
 def compared(package: str, version: str, tested: Releases) -> Check:
     """Return how an installed release stands to those that were tested; a later patch of the newest counts as it."""
-    shown = f"{version} (tested: {tested.least} to {tested.newest})"
+    shown = f"{version} (needed: {tested.least} or later; tested: up to {tested.newest})"
     try:
         installed, newest = Version(version), Version(tested.newest)
     except InvalidVersion:
