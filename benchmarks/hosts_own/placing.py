@@ -1,4 +1,4 @@
-"""A pytest plugin: places every trainer of TRL's that holds a PeftModel, and writes down what came of each test.
+"""A pytest plugin: places every trainer that holds a PeftModel, and writes down what came of each test.
 
 `HOSTS_OWN_MODE` says when: `as it is`, `built` (at the end of the trainer's `__init__`), `train` (before its first
 `train()`). `HOSTS_OWN_SETTINGS` are the arguments of `layercard.place` and `HOSTS_OWN_RECORD` is the file of results, both JSON.
@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import importlib
 import inspect
 import json
 import os
@@ -17,6 +19,7 @@ from typing import Any
 
 import pytest
 from peft import PeftModel
+from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
 import layercard
@@ -31,20 +34,20 @@ LONGEST = 400
 
 
 class Seen:
-    """What the running test has done with trainers."""
+    """How many trainers of the running test hold a PeftModel, and how many of them were placed."""
 
-    def __init__(self) -> None:
-        self.trainers = self.placed = 0
+    trainers = 0
+    placed = 0
 
 
 seen = Seen()
 
 
-def _after(method: Callable[..., Any]) -> Callable[..., Any]:
+def _after(kind: type, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def wrapped(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         result = method(trainer, *args, **kwargs)
-        if isinstance(trainer.model, PeftModel):
+        if type(trainer) is kind and isinstance(trainer.model, PeftModel):
             seen.trainers += 1
             if MODE == BUILT:
                 _place(trainer)
@@ -69,25 +72,47 @@ def _place(trainer: Any) -> None:
     seen.placed += 1
 
 
-def pytest_configure() -> None:
-    """Wrap the trainers, once for the whole run."""
-    for trainer in (SFTTrainer, DPOTrainer):
-        trainer.__init__ = _after(trainer.__init__)
+def pytest_configure(config: pytest.Config) -> None:
+    """Wrap the trainers, once for the whole run, and stand in for what the tests import and the installed TRL has not."""
+    files = {Path(argument.partition("::")[0]) for argument in config.args}
+    for path in files | {helper for path in files for helper in path.parent.glob("testing_utils.py")}:
+        for module, name in gone(path):
+            setattr(module, name, _absent if name.endswith("_available") else functools.partial(_skip, name))
+    for trainer in (Trainer, SFTTrainer, DPOTrainer):
+        trainer.__init__ = _after(trainer, trainer.__init__)
         trainer.train = _before(trainer.train)
 
 
-def missing(item: pytest.Item) -> list[str]:
+def gone(path: Path) -> Iterator[tuple[Any, str]]:
+    """Yield the module and the name of every import from TRL in a test file that the installed TRL has not."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "trl":
+            module = importlib.import_module(str(node.module))
+            yield from ((module, alias.name) for alias in node.names if not hasattr(module, alias.name))
+
+
+def _skip(name: str, *args: Any, **kwargs: Any) -> None:
+    pytest.skip(f"the installed TRL has no {name}")
+
+
+def _absent() -> bool:
+    return False
+
+
+def missing(item: pytest.Function) -> list[str]:
     """Return what the test names on the hub and what was not made."""
-    function = inspect.unwrap(getattr(item, "function"))  # noqa: B009  only tests that are functions have one
+    function = inspect.unwrap(item.function)
     call = getattr(item, "callspec", None)
     words = [*function.__code__.co_consts, *(call.params.values() if call else ())]
     named = [word for word in words if isinstance(word, str) and HUB_NAME.fullmatch(word)]
     return sorted({name for name in named if not Path(name).exists()})
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs the hub, by name."""
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Leave out what needs the hub, by name; PEFT's tests of torch.compile train without compiling."""
     for item in items:
+        if hasattr(item.cls, "fake_compile"):
+            item.cls.fake_compile = True
         if found := missing(item):
             item.add_marker(pytest.mark.skip(reason=f"not made offline: {', '.join(found)}"))
 
@@ -98,9 +123,9 @@ def lazy_shared_datadir(request: pytest.FixtureRequest) -> Path:
     return request.path.parent / "data"
 
 
-def pytest_runtest_setup() -> None:
+def pytest_runtest_logstart() -> None:
     """Begin a test with nothing seen."""
-    seen.__init__()  # type: ignore[misc]
+    seen.trainers = seen.placed = 0
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

@@ -1,8 +1,8 @@
-"""Runs TRL's own tests of its trainers with layercard's placement switched on, and writes what passes into the docs.
+"""Runs TRL's and PEFT's own tests of training with layercard's placement switched on, and writes what passes into the docs.
 
-    python benchmarks/hosts_own/run.py --trl FOLDER [--file test_sft_trainer.py] [--quick] [--write]
+    python benchmarks/hosts_own/run.py --trl FOLDER --peft FOLDER [--quick] [--write]
 
-FOLDER is a checkout of TRL; nothing of it is kept. Its tests run from a copy, in a process a file, offline: models, tokenizers
+Each FOLDER is a checkout; nothing of it is kept. Its tests run from a copy, in a process a file, offline: models, tokenizers
 and rows are made (`materials.py`), and tests that name others are left out. First as they are; then each test whose trainer holds a
 PeftModel again, in every way of `WAYS`, by a plugin of pytest (`placing.py`). `--write` writes docs/hosts-own-tests.md too.
 `--quick` runs one test of our own (`own_test.py`) and needs no TRL but the installed one.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,11 @@ from materials import make_all
 from page import PAGE, rendered
 
 HERE = Path(__file__).parent
-FILES = ("test_sft_trainer.py", "test_dpo_trainer.py")
+FILES = {
+    "TRL": ("test_sft_trainer.py", "test_dpo_trainer.py"),
+    "PEFT": ("test_torch_compile.py::TestTorchCompileCausalLM::test_causal_lm_training_trainer_compile",),
+}
+VERSION_FILES = {"TRL": ("VERSION", r"(\S+)"), "PEFT": ("setup.py", r'VERSION = "(.+?)"')}
 AS_IT_IS = "as it is"
 QUIET = {"guard": False, "measure": False}
 LAST = {"lora_layers": "last", "num_layers": 1, **QUIET}
@@ -35,25 +40,37 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "before train()": ("train", LAST),
 }
 """When placement happens, and its settings."""
-QUICK_MODELS = ["tiny-Qwen2ForCausalLM-2.5"]
+QUICK_MODELS = ["trl-internal-testing/tiny-Qwen2ForCausalLM-2.5"]
 SECONDS_A_TEST = 300
-INI = f"[pytest]\nmarkers =\n    slow\n    low_priority\n    invariant\ntimeout = {SECONDS_A_TEST}\n"
+INI = f"""[pytest]
+markers =
+    slow
+    low_priority
+    invariant
+    single_gpu_tests
+timeout = {SECONDS_A_TEST}
+"""
 Records = list[dict[str, Any]]
 
 
-def laid_out(folder: Path, trl: Path | None) -> None:
-    """Copy the tests below the folder, so that they import the installed TRL, and make what they name on the hub."""
-    if trl is None:
-        (folder / "tests").mkdir()
-        shutil.copy(HERE / "own_test.py", folder / "tests")
-    else:
-        (folder / "tests").mkdir()
-        for path in (trl / "tests").iterdir():
-            if path.suffix == ".py":
-                shutil.copy(path, folder / "tests")
-        shutil.copytree(trl / "tests" / "data", folder / "tests" / "data")
+def laid_out(folder: Path, checkouts: dict[str, Path]) -> None:
+    """Copy the tests below the folder, so that they import the installed packages, and make what they name on the hub."""
+    for host, checkout in checkouts.items():
+        tests = folder / home(host)
+        tests.mkdir()
+        for path in (checkout / "tests").glob("*.py"):
+            shutil.copy(path, tests)
+        if (checkout / "tests" / "data").exists():
+            shutil.copytree(checkout / "tests" / "data", tests / "data")
+    if not checkouts:
+        shutil.copy(HERE / "own_test.py", folder)
     (folder / "pytest.ini").write_text(INI)
-    make_all(folder, QUICK_MODELS if trl is None else None)
+    make_all(folder, None if checkouts else QUICK_MODELS)
+
+
+def home(host: str) -> str:
+    """Return the folder of a host's tests, which must not have the name of its package."""
+    return f"{host}_tests"
 
 
 def run(folder: Path, tests: list[str], mode: str, settings: dict[str, Any]) -> Records:
@@ -69,8 +86,21 @@ def run(folder: Path, tests: list[str], mode: str, settings: dict[str, Any]) -> 
         "HF_HOME": str(folder / "hub"),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
+        "PEFT_DEBUG_WITH_TORCH_COMPILE": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-p", "placing", "-p", "no:cacheprovider", "-q", "-m", "not slow", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "placing",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-m",
+        "not slow",
+        *tests,
+    ]
     with (folder / f"{mode}.log").open("a") as log:
         code = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=False).returncode
     found = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
@@ -81,7 +111,7 @@ def run(folder: Path, tests: list[str], mode: str, settings: dict[str, Any]) -> 
 
 def all_ways(folder: Path, file: str) -> Records:
     """Run a file as it is, and its tests that hold a PeftModel in every way; return one record a test."""
-    alone = {found["id"]: found for found in run(folder, [f"tests/{file}"], AS_IT_IS, {})}
+    alone = {found["id"]: found for found in run(folder, [file], AS_IT_IS, {})}
     rows = [{"id": name, "held": bool(found["held"]), AS_IT_IS: _cell(found)} for name, found in alone.items()]
     held = [row["id"] for row in rows if row["held"]]
     for way, (mode, settings) in WAYS.items():
@@ -96,27 +126,30 @@ def _cell(found: dict[str, Any]) -> dict[str, Any]:
     return {"outcome": found["outcome"], "message": found["message"]}
 
 
-def revision(trl: Path) -> str:
-    """Return which TRL the tests are of, as its VERSION file says."""
-    path = trl / "VERSION"
-    return path.read_text(encoding="utf-8").strip() if path.exists() else "unknown"
+def revision(host: str, checkout: Path) -> str:
+    """Return which version a checkout is of."""
+    name, pattern = VERSION_FILES[host]
+    path = checkout / name
+    found = re.search(pattern, path.read_text(encoding="utf-8")) if path.exists() else None
+    return "unknown" if found is None else found[1]
 
 
 def main() -> None:
-    """Run the files that were asked for, or the test of our own."""
-    parser = arguments(__doc__.splitlines()[0])
+    """Run the hosts' files, or the test of our own."""
+    parser = arguments(__doc__ or "")
     parser.add_argument("--trl", type=Path, help="a checkout of TRL, with its tests")
-    parser.add_argument("--file", choices=FILES, action="append")
+    parser.add_argument("--peft", type=Path, help="a checkout of PEFT, with its tests")
     args = parser.parse_args()
-    if args.trl is None and not args.quick:
-        parser.error("--trl FOLDER is needed: the tests of TRL are not in its packages")
-    trl = None if args.quick else args.trl.resolve()
-    files = ["own_test.py"] if args.quick else args.file or FILES
+    given = {host: path.resolve() for host, path in (("TRL", args.trl), ("PEFT", args.peft)) if path is not None}
+    if not given and not args.quick:
+        parser.error("--trl FOLDER or --peft FOLDER is needed: the tests are not in the packages")
+    checkouts = {} if args.quick else given
+    files = [f"{home(host)}/{file}" for host in checkouts for file in FILES[host]] or ["own_test.py"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        laid_out(folder, trl)
+        laid_out(folder, checkouts)
         results = {
-            "tests_of": "layercard" if trl is None else f"TRL {revision(trl)}",
+            "tests_of": {host: revision(host, checkout) for host, checkout in checkouts.items()},
             "ways": {way: {"when": mode, **settings} for way, (mode, settings) in WAYS.items()},
             "tests": [row for file in files for row in all_ways(folder, file)],
         }
