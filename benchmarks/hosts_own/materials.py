@@ -60,7 +60,23 @@ MODELS: dict[str, tuple[Callable[[], hf.PreTrainedConfig], str]] = {
 }
 """Each model's configuration, and the chat template of TRL's that its tokenizer gets."""
 
-WORDS = "rain fell on the old tin roof while seven small boats came home before night".split()
+WORDS = (
+    "rain",
+    "fell",
+    "on",
+    "the",
+    "old",
+    "tin",
+    "roof",
+    "while",
+    "seven",
+    "small",
+    "boats",
+    "came",
+    "home",
+    "before",
+    "night",
+)
 ROWS, TEST_ROWS = 19, 2
 
 
@@ -79,7 +95,7 @@ def tokenizer(template: str) -> hf.PreTrainedTokenizerFast:
     return fast
 
 
-def sentence(number: int, length: int = 5) -> str:
+def sentence(number: int, length: int = 4) -> str:
     """Return a few words, others for every number."""
     return " ".join(WORDS[(number * 3 + i * (1 + number % 4)) % len(WORDS)] for i in range(length)).capitalize() + "."
 
@@ -87,7 +103,7 @@ def sentence(number: int, length: int = 5) -> str:
 def rows() -> dict[str, dict[str, list[Any]]]:
     """Return the columns of every configuration of the data set by its name."""
     asked = [f"{sentence(i)[:-1]}?" for i in range(ROWS)]
-    good, bad = [sentence(i + 40) for i in range(ROWS)], [sentence(i + 80) for i in range(ROWS)]
+    good, bad = [sentence(i + 1) for i in range(ROWS)], [sentence(i + 2) for i in range(ROWS)]
     users, goods, bads = ([_turn(role, text) for text in texts] for role, texts in
                           (("user", asked), ("assistant", good), ("assistant", bad)))  # fmt: skip
     return {
@@ -106,6 +122,10 @@ def rows() -> dict[str, dict[str, list[Any]]]:
         "conversational_language_modeling": {"messages": [[*a, *b] for a, b in zip(users, goods, strict=True)]},
         "conversational_prompt_completion": {"prompt": users, "completion": goods},
         "conversational_preference": {"prompt": users, "chosen": goods, "rejected": bads},
+        "conversational_implicit_prompt_preference": {
+            "chosen": [[*a, *b] for a, b in zip(users, goods, strict=True)],
+            "rejected": [[*a, *b] for a, b in zip(users, bads, strict=True)],
+        },
     }
 
 

@@ -33,9 +33,9 @@ CPU those of torch.compile alone train something else than prompts; they ran wit
 WAYS = """## With placement
 
 Each test whose trainer holds a `PeftModel` was run again, placed: `last` and `probed` (strategy `high`, which scores by a probe)
-right after the trainer was built, so that the test looks at the adapters that are left; `before train()` after the test may have
-noted every adapter. A test that then asks for the adapter of a layer left out cannot pass: that is **by design**. **Refused** is what
-layercard says it cannot place, before any training.
+right after the trainer was built, so that the test looks at the adapters that are left; `before train()` after the test may
+have noted every adapter. A test that then asks for the adapter of a layer left out cannot pass: that is **by design**.
+**Refused** is what layercard says it cannot place, before any training.
 """
 
 
@@ -146,7 +146,7 @@ def _left_out(tests: list[dict[str, Any]]) -> list[str]:
     names: Counter[str] = Counter()
     for message, count in found.items():
         if message.startswith(NOT_MADE):
-            names.update({name: count for name in message.removeprefix(NOT_MADE).split(", ")})
+            names.update(message.removeprefix(NOT_MADE).split(", ") * count)
             reasons[NOT_MADE] += count
         else:
             reasons[message] += count

@@ -75,7 +75,8 @@ def _place(trainer: Any) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Wrap the trainers, once for the whole run, and stand in for what the tests import and the installed TRL has not."""
     files = {Path(argument.partition("::")[0]) for argument in config.args}
-    for path in files | {helper for path in files for helper in path.parent.glob("testing_utils.py")}:
+    helpers = {helper for file in files for helper in file.parent.glob("testing_utils.py")}
+    for path in files | helpers:
         for module, name in gone(path):
             setattr(module, name, _absent if name.endswith("_available") else functools.partial(_skip, name))
     for trainer in (Trainer, SFTTrainer, DPOTrainer):
@@ -143,6 +144,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def described(error: BaseException) -> str:
-    """Return the error's kind and its words in one line, without folders of this machine."""
-    words = " ".join(str(error).split()).replace(str(Path.cwd()), ".")
-    return f"{type(error).__name__}: {re.sub(r'/[^ ]*/(?=[^ /]+)', '', words)}"[:LONGEST]
+    """Return the error's kind and its words, of others than layercard's the first line, without folders of this machine."""
+    lines = str(error).splitlines() or [""]
+    words = " ".join(str(error).split()) if isinstance(error, LayercardError) else lines[0]
+    words = words.replace(f"{Path.cwd()}/", "")
+    return f"{type(error).__name__}: {words}"[:LONGEST]

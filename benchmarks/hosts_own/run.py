@@ -3,9 +3,9 @@
     python benchmarks/hosts_own/run.py --trl FOLDER --peft FOLDER [--quick] [--write]
 
 Each FOLDER is a checkout; nothing of it is kept. Its tests run from a copy, in a process a file, offline: models, tokenizers
-and rows are made (`materials.py`), and tests that name others are left out. First as they are; then each test whose trainer holds a
-PeftModel again, in every way of `WAYS`, by a plugin of pytest (`placing.py`). `--write` writes docs/hosts-own-tests.md too.
-`--quick` runs one test of our own (`own_test.py`) and needs no TRL but the installed one.
+and rows are made (`materials.py`), and tests that name others are left out. First as they are; then each test whose trainer
+holds a PeftModel again, in every way of `WAYS`, by a plugin of pytest (`placing.py`). `--write` writes
+docs/hosts-own-tests.md too. `--quick` runs one test of our own (`own_test.py`) and needs no TRL but the installed one.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ markers =
     low_priority
     invariant
     single_gpu_tests
+    bitsandbytes
 timeout = {SECONDS_A_TEST}
 """
 Records = list[dict[str, Any]]
