@@ -40,6 +40,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "before train()": ("train", LAST),
 }
 """When placement happens, and its settings."""
+QUICK_WAY = "last"
 QUICK_MODELS = ["trl-internal-testing/tiny-Qwen2ForCausalLM-2.5"]
 SECONDS_A_TEST = 300
 INI = f"""[pytest]
@@ -89,37 +90,24 @@ def run(folder: Path, tests: list[str], mode: str, settings: dict[str, Any]) -> 
         "OMP_NUM_THREADS": "1",
         "PEFT_DEBUG_WITH_TORCH_COMPILE": "1",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "placing",
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "-m",
-        "not slow",
-        *tests,
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "placing", "-p", "no:cacheprovider", "-m", "not slow"]
     with (folder / f"{mode}.log").open("a") as log:
-        code = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=False).returncode
+        code = subprocess.run([*command, *tests], cwd=folder, env=environment, stdout=log, stderr=log).returncode
     found = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     if code not in (0, 1) or not found:
         raise SystemExit(f"pytest ended with {code}:\n{(folder / f'{mode}.log').read_text()[-3000:]}")
     return found
 
 
-def all_ways(folder: Path, file: str) -> Records:
-    """Run a file as it is, and its tests that hold a PeftModel in every way; return one record a test."""
+def all_ways(folder: Path, file: str, ways: list[str]) -> Records:
+    """Run a file as it is, and its tests that hold a PeftModel in these ways; return one record a test."""
     alone = {found["id"]: found for found in run(folder, [file], AS_IT_IS, {})}
     rows = [{"id": name, "held": bool(found["held"]), AS_IT_IS: _cell(found)} for name, found in alone.items()]
-    held = [row["id"] for row in rows if row["held"]]
-    for way, (mode, settings) in WAYS.items():
-        again = {found["id"]: found for found in run(folder, held, mode, settings)} if held else {}
-        for row in rows:
-            if row["held"]:
-                row[way] = {**_cell(again[row["id"]]), "placed": again[row["id"]]["placed"]}
+    held = [row for row in rows if row["held"]]
+    for way in ways if held else ():
+        again = {found["id"]: found for found in run(folder, [row["id"] for row in held], *WAYS[way])}
+        for row in held:
+            row[way] = {**_cell(again[row["id"]]), "placed": again[row["id"]]["placed"]}
     return rows
 
 
@@ -145,14 +133,15 @@ def main() -> None:
     if not given and not args.quick:
         parser.error("--trl FOLDER or --peft FOLDER is needed: the tests are not in the packages")
     checkouts = {} if args.quick else given
+    ways = [QUICK_WAY] if args.quick else list(WAYS)
     files = [f"{home(host)}/{file}" for host in checkouts for file in FILES[host]] or ["own_test.py"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         laid_out(folder, checkouts)
         results = {
             "tests_of": {host: revision(host, checkout) for host, checkout in checkouts.items()},
-            "ways": {way: {"when": mode, **settings} for way, (mode, settings) in WAYS.items()},
-            "tests": [row for file in files for row in all_ways(folder, file)],
+            "ways": {way: {"when": WAYS[way][0], **WAYS[way][1]} for way in ways},
+            "tests": [row for file in files for row in all_ways(folder, file, ways)],
         }
     report("hosts_own", args, results)
     if args.write:
