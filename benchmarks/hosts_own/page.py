@@ -21,20 +21,22 @@ OUTCOMES = {"passed": PASSES, "refused": REFUSED, "failed": FAILS, "skipped": LE
 
 HEAD = """# Hosts' own tests
 
-The hosts' own tests of training ({tests_of}), with layercard's placement switched on; installed were TRL {trl}, PEFT {peft},
-transformers {transformers} and torch {torch}, on CPU, offline. `benchmarks/hosts_own/run.py --write` writes this page.
+The hosts' own tests of training ({tests_of}), with layercard's placement switched on, on CPU and offline.
+Installed were TRL {trl}, PEFT {peft}, transformers {transformers} and torch {torch}. `benchmarks/hosts_own/run.py --write`
+writes this page.
 
 Hub models were made from their configuration classes (two layers, five for OPT, and a tokenizer of bytes), rows were written
-anew; tests that name others were left out. TRL's compare every trainable parameter before and after training, and the base
-model's with what they were; PEFT's train by `transformers.Trainer`, save, and compare outputs and generated tokens with those of
-the adapter read again. The tests are of other versions than the installed ones, so some fail as they are. Of PEFT's tests on one
-CPU those of torch.compile alone train something else than prompts; they ran with their own switch that compiles nothing.
+anew; tests that name others were left out, and those marked slow. TRL's compare every trainable parameter before and after
+training, and the base model's with what they were; PEFT's train by `transformers.Trainer`, save, and compare outputs and
+generated tokens with those of the adapter read again. The tests are of other versions than the installed ones, so some fail as
+they are. Of PEFT's tests of trainers on one CPU only those of torch.compile train more than prompts; they ran with their own
+switch that compiles nothing.
 """
 WAYS = """## With placement
 
-Each test whose trainer holds a `PeftModel` was run again, placed: `last` and `probed` (strategy `high`, which scores by a probe)
-right after the trainer was built, so that the test looks at the adapters that are left; `before train()` after the test may
-have noted every adapter. A test that then asks for the adapter of a layer left out cannot pass: that is **by design**.
+Each test whose trainer holds a `PeftModel` was run again, placed on one layer, without timing and guard: `last` and `probed`
+(strategy `high`, which scores by a probe) right after the trainer was built, so that the test looks at the adapters that are
+left; `before train()`, on the last layer, after the test may have noted every adapter. A test that then asks for the adapter of a layer left out cannot pass: that is **by design**.
 **Refused** is what layercard says it cannot place, before any training.
 """
 

@@ -145,7 +145,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def described(error: BaseException) -> str:
     """Return the error's kind and its words, of others than layercard's the first line, without folders of this machine."""
-    lines = str(error).splitlines() or [""]
+    lines = str(error).strip().splitlines() or [""]
     words = " ".join(str(error).split()) if isinstance(error, LayercardError) else lines[0]
     words = words.replace(f"{Path.cwd()}/", "")
     return f"{type(error).__name__}: {words}"[:LONGEST]
