@@ -39,6 +39,11 @@ Each test whose trainer holds a `PeftModel` was run again, placed on one layer, 
 left; `before train()`, on the last layer, after the test may have noted every adapter. A test that then asks for the adapter of a layer left out cannot pass: that is **by design**.
 **Refused** is what layercard says it cannot place, before any training.
 """
+FAILURES = """## Fails as it is, without layercard
+
+Two count the tokens of the hub's rows, which ours are not. Those with quantization compare biases that bitsandbytes casts in the
+first forward pass, of which TRL's test excuses some. The others expect what another version does.
+"""
 
 
 def kept() -> dict[str, Any]:
@@ -75,7 +80,7 @@ def rendered(document: dict[str, Any] | None = None) -> str:
         WAYS,
         _ways(held, ways),
         _tests(held, ways),
-        _list("## Fails as it is, without layercard\n", _failures(tests)),
+        _list(FAILURES, _failures(tests)),
         _list("## Left out\n", _left_out(tests)),
     ]
     return "\n".join(part for part in parts if part)
@@ -162,7 +167,7 @@ def _list(head: str, lines: list[str]) -> str:
 
 
 def _short(message: str) -> str:
-    return re.split(r" Extra items| assert ", message)[0][:160].replace("<", "‹").replace("|", "or")
+    return re.sub(r"0x[0-9a-f]+", "0x…", message)[:160].replace("<", "‹").replace("|", "or")
 
 
 def _file(test: dict[str, Any]) -> str:
