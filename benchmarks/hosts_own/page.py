@@ -36,8 +36,8 @@ WAYS = """## With placement
 
 Each test whose trainer holds a `PeftModel` was run again, placed on one layer, without timing and guard: `last` and `probed`
 (strategy `high`, which scores by a probe) right after the trainer was built, so that the test looks at the adapters that are
-left; `before train()`, on the last layer, after the test may have noted every adapter. A test that then asks for the adapter of a layer left out cannot pass: that is **by design**.
-**Refused** is what layercard says it cannot place, before any training.
+left; `before train()`, on the last layer, after the test may have noted every adapter. A test that then asks for the adapter of
+a layer left out cannot pass: that is **by design**. **Refused** is what layercard says it cannot place, before any training.
 """
 FAILURES = """## Fails as it is, without layercard
 
