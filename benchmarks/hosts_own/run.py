@@ -132,6 +132,8 @@ def main() -> None:
     given = {host: path.resolve() for host, path in (("TRL", args.trl), ("PEFT", args.peft)) if path is not None}
     if not given and not args.quick:
         parser.error("--trl FOLDER or --peft FOLDER is needed: the tests are not in the packages")
+    if args.quick and args.write:
+        parser.error("--quick tries one test of our own, which is no result to keep")
     checkouts = {} if args.quick else given
     ways = [QUICK_WAY] if args.quick else list(WAYS)
     files = [f"{home(host)}/{file}" for host in checkouts for file in FILES[host]] or ["own_test.py"]
