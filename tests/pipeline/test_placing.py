@@ -79,7 +79,7 @@ def test_auto_probes_places_and_writes_its_choice(tmp_path: Path, capfd: pytest.
     saved = json.loads((tmp_path / "placement.json").read_text())
     assert saved["layers"] == [3, 5] and saved["evidence"] == "none"
     said = capfd.readouterr().err
-    assert "layers 3, 5 of 0–5" in said and "unproven" in said and "higher learning rate" in said
+    assert "layers 3, 5 of 0–5" in said and "unproven" in said and "2x the learning rate" in said
     assert "Predicted: a step is" in said
 
 
