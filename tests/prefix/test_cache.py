@@ -83,6 +83,11 @@ def test_weights_are_those_without_the_cache(family: str, alike: bool, bound: fl
     found, use = train(placed(family), shuffled(examples, 5, alike=alike))
     assert apart(found, expected) < bound
     assert use is not None
+    if (
+        family == "modernbert" and current_name() == OLD
+    ):  # it hands its layers a number of rows, which the cache does not read
+        assert (use.hits, sum(use.bypassed.values())) == (0, 20)
+        return
     assert (use.hits, use.misses, use.off, use.bypassed) == (32, 8, None, {})
 
 
