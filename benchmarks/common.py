@@ -117,7 +117,7 @@ def ratio(timings: Timings, slow: str, fast: str) -> dict[str, float]:
 
 def keep(name: str, args: argparse.Namespace, results: Any) -> dict[str, Any]:
     """Keep the result in `benchmarks/results/` with the machine beside it, and return it so."""
-    document = {"benchmark": name, "quick": args.quick, "machine": machine(), "results": results}
+    document = _document(name, args, results)
     RESULTS.mkdir(exist_ok=True)
     write_text(RESULTS / f"{name}.json", json.dumps(document, indent=1) + "\n")
     return document
@@ -125,7 +125,9 @@ def keep(name: str, args: argparse.Namespace, results: Any) -> dict[str, Any]:
 
 def report(name: str, args: argparse.Namespace, results: Any) -> None:
     """Print the result as the last line, and keep it where `--write` was given."""
-    document = {"benchmark": name, "quick": args.quick, "machine": machine(), "results": results}
-    if args.write:
-        document = keep(name, args, results)
+    document = keep(name, args, results) if args.write else _document(name, args, results)
     sys.stdout.write(json.dumps(document) + "\n")
+
+
+def _document(name: str, args: argparse.Namespace, results: Any) -> dict[str, Any]:
+    return {"benchmark": name, "quick": args.quick, "machine": machine(), "results": results}

@@ -76,8 +76,9 @@ def _check_common(settings: PlacementSettings, common: Mapping[str, Any]) -> Non
             f"`--layers` holds `layers_path: {settings.layers_path}`, which is one for all that is measured. Give "
             "`--layers-path`."
         )
-    if settings.weighs_cost:
-        name, option = ("budget", "--budget") if settings.budget is not None else ("min_gain", "--min-gain")
+    name = settings.cost_setting
+    if name is not None:
+        option = f"--{name.replace('_', '-')}"
         raise SettingsError(
             f"`--layers` asks for a `{name}`, which weighs predicted step times. Choose with `layercard plan {option} … -o "
             "placement.json`, and measure that file."

@@ -37,9 +37,8 @@ def load_config(name: str) -> Any:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if not path.exists() and looks_local:
         raise ModelError(f"The model {name} does not exist. Give a folder with a config.json, or a Hub id.")
-    if (
-        path.is_dir() and not (path / "config.json").is_file()
-    ):  # older transformers guess a model from the folder's name
+    if path.is_dir() and not (path / "config.json").is_file():
+        # older transformers guess a model from the folder's name
         raise ModelError(f"The folder {name} holds no config.json. Give a folder that holds a model, or a Hub id.")
     try:
         return transformers.AutoConfig.from_pretrained(_where(name), **WITHOUT_ITS_CODE)

@@ -157,7 +157,7 @@ def make_plan(
     asked = Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable)
     predicting = partial(_predicting, asked, checkpointing=checkpointing, time_costs=time_costs)
     ahead = None
-    if settings.weighs_cost and score is not None:
+    if settings.cost_setting is not None and score is not None:
         asked.require_data(score)
         every = decided(all_layers(len(stack), adaptable), settings, bare, stack, adapted=names_held(bare, targets))
         ahead = predicting(every)

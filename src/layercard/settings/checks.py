@@ -16,7 +16,9 @@ CheckpointingAboveEntry = Literal["keep", "off", "auto"]
 OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 OtherStacks = Literal["shed", "keep"]
 
-SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", "budget", "min_gain")
+COST_FIELDS = ("budget", "min_gain")
+"""Settings that weigh predicted step times."""
+SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", *COST_FIELDS)
 ALL = "all"
 """The strategy that adapts every layer; what a schedule begins with where nobody chose layers."""
 BUDGET = "budget"
@@ -151,13 +153,13 @@ def _check_combination(s: PlacementSettings) -> None:
 
 def _check_budget(s: PlacementSettings) -> None:
     """A budget, or a least gain, chooses by itself how many layers are adapted, and which."""
-    if s.strategy == BUDGET and not s.weighs_cost:
+    name = s.cost_setting
+    if s.strategy == BUDGET and name is None:
         raise SettingsError(
             "`strategy` is 'budget', and `budget` is not given. Say which share of all-layer LoRA's predicted step time a "
             "step may take, such as `budget: 0.6`, or which share of the summed score to hold, such as `min_gain: 0.8`."
         )
-    name = "budget" if s.budget is not None else "min_gain"
-    if s.weighs_cost and s.strategy not in (None, BUDGET):
+    if name is not None and s.strategy not in (None, BUDGET):
         raise SettingsError(
             f"`{name}` is {getattr(s, name)}, and the strategy `{s.strategy}` does not read it: `{name}` says itself which "
             "layers are adapted, by `score`. Drop one of them."

@@ -19,6 +19,7 @@ from layercard.errors import SettingsError, nearest, one_of
 from layercard.settings.checks import (
     ALL,
     BUDGET,
+    COST_FIELDS,
     CheckpointingAboveEntry,
     OnQualityLoss,
     OtherStacks,
@@ -165,7 +166,7 @@ class PlacementSettings:
         """Return the settings with `lora_layers` spelled out in `strategy` or `indices`, or raise `SettingsError`."""
         check_texts(self)
         settings = _spelled_out(self)
-        if settings.weighs_cost and settings.is_auto:
+        if settings.cost_setting is not None and settings.is_auto:
             settings = replace(settings, lora_layers="strategy", strategy=BUDGET)
         if settings.schedule is not None and settings.is_auto:
             settings = replace(settings, lora_layers="strategy", strategy=ALL)
@@ -178,9 +179,9 @@ class PlacementSettings:
         return Path(self.lora_layers) if self.lora_layers.endswith(".json") else None
 
     @property
-    def weighs_cost(self) -> bool:
-        """Whether layers are chosen by predicted step times: `budget` or `min_gain`."""
-        return self.budget is not None or self.min_gain is not None
+    def cost_setting(self) -> str | None:
+        """The name of the setting by which layers are chosen by predicted step times, `budget` or `min_gain`; None without."""
+        return next((name for name in COST_FIELDS if getattr(self, name) is not None), None)
 
     @property
     def consults_cards(self) -> bool:

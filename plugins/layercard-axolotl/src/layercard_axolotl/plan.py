@@ -47,8 +47,9 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
     refuse_choice(file.values)
     wanted = file.values.get(KEY)
     settings = PlacementSettings.from_user(*([] if wanted is None else [wanted]), **asked)
-    if settings.weighs_cost:
-        name, value = ("budget", settings.budget) if settings.budget is not None else ("min_gain", settings.min_gain)
+    name = settings.cost_setting
+    if name is not None:
+        value = getattr(settings, name)
         raise SettingsError(
             f"`{name}` is {value}, and a configuration for Axolotl alone does not end backpropagation at the lowest adapted "
             "layer, on which most of the predicted saving rests. Say here how many layers with `num_layers` or `fraction`; or "

@@ -37,7 +37,7 @@ def predicted_ratios(run: RunToPlace) -> StepRatio | None:
     None where neither `budget` nor `min_gain` asks for it. The prefix cache is not counted.
     """
     settings, stack, target_modules = run.settings, run.stack, run.target_modules
-    if not settings.weighs_cost:
+    if settings.cost_setting is None:
         return None
     model, args = run.host.model, run.host.trainer.args
     every = all_layers(len(stack), run.adaptable)
