@@ -12,6 +12,8 @@ from layercard.errors import SettingsError
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+ROOM = 0.1
+"""The share of a device left for what a prediction of memory does not see: its context, the allocator's fragments."""
 SHARE_OF_MEMORY = 0.25
 """How much of the machine's memory `on` may take, in all ranks of the machine together."""
 
@@ -40,6 +42,11 @@ def parse_size(text: str) -> int | None:
     if match is None or match[2].upper() not in UNITS:
         return None
     return int(float(match[1]) * UNITS[match[2].upper()]) or None
+
+
+def usable(device: int) -> int:
+    """Return how many of a device's bytes a predicted peak may take."""
+    return int((1 - ROOM) * device)
 
 
 def projected_bytes(tokens: int, width: int, itemsize: int) -> int:

@@ -80,7 +80,7 @@ def _check_common(settings: PlacementSettings, common: Mapping[str, Any]) -> Non
     if name is not None:
         option = f"--{name.replace('_', '-')}"
         raise SettingsError(
-            f"`--layers` asks for a `{name}`, which weighs predicted step times. Choose with `layercard plan {option} … -o "
+            f"`--layers` asks for a `{name}`, which weighs predicted costs. Choose with `layercard plan {option} … -o "
             "placement.json`, and measure that file."
         )
 

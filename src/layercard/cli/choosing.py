@@ -5,7 +5,7 @@ Weights are loaded only for a probe, or where a card may be of the model by its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,12 +19,12 @@ from layercard.pipeline.before.looking import locate_layers, without_a_look
 from layercard.pipeline.before.shelf import Shelf, may_speak, none_of, open_shelf
 from layercard.placement.choose import DEFAULT_SCORE, choose_placement, needed_score
 from layercard.placement.placement import LayerPlacement
+from layercard.placement.strategies import Predictions
 
 if TYPE_CHECKING:
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
-    from layercard.placement.strategies import StepRatio
 
 UNASKED = "Layer Cards may be of this model; give `--dataset` to consult them"
 
@@ -37,8 +37,8 @@ class Asked(Given):
     stack: LayerStack
     adaptable: tuple[int, ...] | None = None
     """The layers of `stack` that will have adapters; None: every layer."""
-    step_ratio: StepRatio | None = None
-    """What predicts step times, where a `budget` is given."""
+    predictions: Predictions = field(default_factory=Predictions)
+    """What predicts costs, where a setting limits them."""
 
     def require_data(self, score: str) -> None:
         """Raise `UsageError` where no data were given to compute `score` on."""
@@ -63,7 +63,7 @@ class Asked(Given):
             strategies=strategies,
             scores=scores,
             adaptable=self.adaptable,
-            step_ratio=self.step_ratio,
+            **self.predictions,
         )
 
 

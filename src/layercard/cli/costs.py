@@ -17,6 +17,7 @@ from layercard.anatomy.layers import LayerStack, find_layers
 from layercard.anatomy.targets import find_targets
 from layercard.cli.positions import longest_input
 from layercard.cost.predict import UnitCosts
+from layercard.cost.tracer import random_batch
 from layercard.cost.unit_costs import estimate_unit_costs, measure_unit_costs
 from layercard.precision import fast_dtype
 
@@ -86,30 +87,3 @@ def _shallow(config: Any, kept: tuple[int, int]) -> Any:
             if isinstance(number := getattr(part, name, None), int):
                 setattr(part, name, min(LAYERS, number))
     return shallow
-
-
-def random_batch(model: Any, rows: int, width: int) -> dict[str, torch.Tensor]:
-    """Return rows of random tokens, (rows, width), with labels of the model's kind."""
-    ids = torch.randint(0, model.config.get_text_config().vocab_size, (rows, width))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return batch | _labels(type(model).__name__, model.config, batch)
-
-
-def _labels(kind: str, config: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return labels as this class of model takes them; choices are read as two rows of one example."""
-    rows = len(batch["input_ids"])
-    first = torch.zeros(rows, dtype=torch.long)
-    if kind.endswith("ForQuestionAnswering"):
-        return {"start_positions": first, "end_positions": first}
-    if kind.endswith("ForMultipleChoice"):
-        return {name: torch.stack([values, values], 1) for name, values in batch.items()} | {"labels": first}
-    if kind.endswith("ForTokenClassification"):
-        return {"labels": torch.zeros_like(batch["input_ids"])}
-    if kind.endswith("ForSequenceClassification"):
-        numbers = torch.zeros((rows,) if config.num_labels == 1 else (rows, config.num_labels))
-        return {"labels": first if _of_one_class(config) else numbers}
-    return {"labels": batch["input_ids"]}
-
-
-def _of_one_class(config: Any) -> bool:
-    return config.problem_type in (None, "single_label_classification") and config.num_labels > 1

@@ -15,7 +15,7 @@ OPTIONS = {
     "Data": ("dataset", "dataset_config", "split", "column", "max_length", "heldout", "heldout_split", "dataset_id"),
     "Layers": (
         "lora_layers", "layers", "sweep", "strategy", "num_layers", "fraction", "indices", "cumulative_threshold", "budget",
-        "min_gain", "score", "prefer", "schedule", "min_entry", "layers_path", "other_stacks", "random_seed",
+        "min_gain", "max_memory", "score", "prefer", "schedule", "min_entry", "layers_path", "other_stacks", "random_seed",
     ),
     "Layer Cards": ("cards", "community_cards", "min_spearman"),
     "Probe": ("scores", "probe_examples", "probe_batch_size", "probe_rank", "probe_budget", "probe_seeds"),

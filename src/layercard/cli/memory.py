@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from layercard.anatomy.layers import LayerStack
-from layercard.cli.costs import random_batch
 from layercard.cli.memory_options import MemoryAsked, optimizer_state
 from layercard.cli.positions import longest_input
 from layercard.cli.strategy_table import StepConditions, StrategyCost
-from layercard.cost.fit import Setup, Verdict, Way, packed_shape, peak_of, verdict, ways_to_fit
-from layercard.cost.peak import ModelBytes, Peak, Training
-from layercard.cost.traced import RunShape, takes_tiles, trace_bytes
-from layercard.errors import ModelError
+from layercard.cost.fit import Setup, Traced, Verdict, Way, packed_shape, peak_of, verdict, ways_to_fit
+from layercard.cost.packed import saved_bits, unknown_packing
+from layercard.cost.peak import Peak, Training, predict_peak
+from layercard.cost.traced import RunShape, takes_tiles
+from layercard.errors import ModelError, SettingsError
 from layercard.placement.placement import LayerPlacement
+from layercard.placement.strategies import PeakBytes
 from layercard.precision import name_of
 from layercard.progress import Progress
 from layercard.sizes import bytes_text
@@ -136,20 +135,32 @@ def _parts(peak: Peak) -> str:
     return ", ".join(f"{name} {bytes_text(count)}" for name, count in named.items())
 
 
+def peaks_ahead(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepConditions, traced: Traced) -> PeakBytes:
+    """Return what predicts the peak of any layers, in bytes; raises `SettingsError` where the model cannot be traced."""
+    setup, _ = _setups(asked, bare, conditions)
+    unknown = None if asked.bits is not None else unknown_packing(bare.config)
+    try:
+        model = None if unknown is not None else traced(setup)
+    except ModelError as error:
+        unknown = str(error)
+    if model is None:
+        raise SettingsError(f"`max_memory` is given, and memory is {unknown} Drop it, or choose by `budget`.")
+    counted = model
+    return lambda layers: predict_peak(counted, layers, setup.training).total
+
+
 def plan_memory(
     asked: MemoryAsked,
     bare: PreTrainedModel,
-    stack: LayerStack,
-    targets: Sequence[str] | None,
+    traced: Traced,
     placement: LayerPlacement,
     strategies: Sequence[StrategyCost],
     conditions: StepConditions,
 ) -> MemoryPlan:
     """Return the predicted peaks; where the model cannot be traced, the plan holds the reason and no peak."""
     placed, whole = _setups(asked, bare, conditions)
-    if (unknown := _unknown_packing(bare.config)) is not None and asked.bits is None:
+    if (unknown := unknown_packing(bare.config)) is not None and asked.bits is None:
         return MemoryPlan(placed, asked.optimizer, asked.device, {}, {}, unknown)
-    traced = _tracer(bare, stack, targets)
     every = placement.every_layer
     wanted = {cost.strategy: (placed, cost.layers) for cost in strategies} | {ALL_LAYERS: (whole, every)}
     made = MemoryPlan(placed, asked.optimizer, asked.device, {}, {})
@@ -170,7 +181,7 @@ def _setups(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepCondition
     dtype = bare.dtype if asked.dtype is None else getattr(torch, asked.dtype)
     autocast = torch.bfloat16 if asked.bf16 else None
     shape = RunShape(dtype, None, autocast, asked.rank, torch.float32, asked.tiled_head and takes_tiles(bare))
-    bits = asked.bits or _saved_bits(bare.config)
+    bits = asked.bits or saved_bits(bare.config)
     if bits is not None:
         shape = packed_shape(shape, bits)
     placed = Training(
@@ -182,36 +193,3 @@ def _setups(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepCondition
     whole = replace(placed, checkpointing=conditions.checkpointing, gradient_entry=conditions.all_layer_entry)
     setup = Setup(asked.rows, longest_input(bare, wanted=asked.tokens), shape, placed, takes_tiles(bare))
     return setup, replace(setup, training=whole)
-
-
-def _quantization(config: Any) -> dict[str, Any]:
-    """How the weights were saved packed; empty where they were not."""
-    saved = vars(config).get("quantization_config") or {}
-    return dict(saved) if isinstance(saved, Mapping) else dict(saved.to_dict())
-
-
-def _saved_bits(config: Any) -> Literal[4, 8] | None:
-    saved = _quantization(config)
-    if saved.get("load_in_4bit") or saved.get("bits") == 4:
-        return 4
-    return 8 if saved.get("load_in_8bit") or saved.get("bits") == 8 else None
-
-
-def _unknown_packing(config: Any) -> str | None:
-    """Why memory is not predicted for weights that were saved in a form whose size is not known."""
-    if not (saved := _quantization(config)) or _saved_bits(config) is not None:
-        return None
-    return (
-        f"not predicted, since the weights were saved packed by `{saved.get('quant_method')}`, whose sizes are not known here; "
-        "known are 4 and 8 bits."
-    )
-
-
-def _tracer(bare: PreTrainedModel, stack: LayerStack, targets: Sequence[str] | None) -> Callable[[Setup], ModelBytes]:
-    @cache
-    def traced(rows: int, tokens: int, shape: RunShape) -> ModelBytes:
-        with torch.random.fork_rng([]):
-            batch = random_batch(bare, rows, tokens)
-        return trace_bytes(bare, stack, batch, shape, target_modules=targets)
-
-    return lambda setup: traced(setup.rows, setup.tokens, setup.shape)

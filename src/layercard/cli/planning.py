@@ -18,7 +18,7 @@ from layercard.cli.examine import Examined
 from layercard.cli.front_table import FrontRow, front_rows, show_front
 from layercard.cli.front_table import document as front_document
 from layercard.cli.loading import settled, skeleton
-from layercard.cli.memory import MemoryPlan, plan_memory
+from layercard.cli.memory import MemoryPlan, peaks_ahead, plan_memory
 from layercard.cli.memory_options import MemoryAsked
 from layercard.cli.next_steps import say_sentences
 from layercard.cli.options import DataSource, ModelSource
@@ -28,6 +28,7 @@ from layercard.cli.strategy_table import StepConditions, StrategyCost, quality_w
 from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
 from layercard.cost.predict import StepPrediction, UnitCosts
+from layercard.cost.tracer import tracer
 from layercard.errors import one_of
 from layercard.pipeline.before.looking import locate_layers
 from layercard.pipeline.before.other_parts import decided, towers_to_shed
@@ -43,6 +44,7 @@ from layercard.report.words import as_fast
 from layercard.scores.coupling import Coupling
 from layercard.settings import PlacementSettings
 from layercard.settings.schedule import parse_schedule
+from layercard.sizes import parse_size
 
 UNKNOWN_QUALITY = "no Layer Card says what this placement achieves; quality is unproven"
 UNKNOWN_MEMORY = "no Layer Card says; `memory` has what is predicted"
@@ -154,6 +156,10 @@ def make_plan(
     bare = skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, extensions)
     adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
+    traced = tracer(bare, stack, targets)
+    memory = (
+        memory if memory.device or not settings.max_memory else replace(memory, device=parse_size(settings.max_memory))
+    )
     asked = Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable)
     predicting = partial(_predicting, asked, checkpointing=checkpointing, time_costs=time_costs)
     ahead = None
@@ -161,8 +167,9 @@ def make_plan(
         asked.require_data(score)
         every = decided(all_layers(len(stack), adaptable), settings, bare, stack, adapted=names_held(bare, targets))
         ahead = predicting(every)
-        asked = replace(asked, step_ratio=ahead.conditions.step_ratio(every))
-    check_depth(settings, len(stack), adaptable, asked.step_ratio)
+        peak = None if settings.max_memory is None else peaks_ahead(memory, bare, ahead.conditions, traced)
+        asked = replace(asked, predictions={"step_ratio": ahead.conditions.step_ratio(every), "peak": peak})
+    check_depth(settings, len(stack), adaptable, **asked.predictions)
     decision, examined = choose(asked)
     named = settings.placement_path
     record = record_of_command(model, bare, stack, examined, data, settings, targets)
@@ -180,7 +187,7 @@ def make_plan(
     step_ratio = found.conditions.step_ratio(placement)
     front = front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable)
     together = coupled(chose, placement.layers)
-    peaks = plan_memory(memory, bare, stack, targets, placement, table, found.conditions)
+    peaks = plan_memory(memory, bare, traced, placement, table, found.conditions)
     return Plan(
         placement,
         expected,

@@ -13,10 +13,9 @@ import torch
 
 from layercard.cost.peak import ModelBytes, Peak, Training, predict_peak
 from layercard.cost.traced import RunShape
+from layercard.sizes import usable
 
 Verdict: TypeAlias = Literal["yes", "tight", "no"]
-ROOM = 0.1
-"""The share of a device left for what a prediction does not see: its context, the allocator's fragments."""
 SHORTEST = 256
 """Tokens under which no shorter rows are advised."""
 Changes: TypeAlias = Iterator[tuple[str, "Setup"]]
@@ -48,10 +47,10 @@ Traced: TypeAlias = Callable[[Setup], ModelBytes]
 
 
 def verdict(peak: int, device: int) -> Verdict:
-    """Return whether a predicted peak fits a device of so many bytes; `tight` where less than `ROOM` of it is left."""
+    """Return whether a predicted peak fits a device of so many bytes; `tight` where less than a tenth of it is left."""
     if peak > device:
         return "no"
-    return "tight" if peak > (1 - ROOM) * device else "yes"
+    return "tight" if peak > usable(device) else "yes"
 
 
 def peak_of(setup: Setup, layers: Sequence[int], traced: Traced) -> Peak:

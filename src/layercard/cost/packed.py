@@ -7,6 +7,7 @@ Sizes are those of bitsandbytes: NF4 with double quantization, blocks of 64 numb
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -101,3 +102,27 @@ class _PackedProduct(torch.autograd.Function):
 
 def _unpacked(weight: Tensor, features: int, width: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(width, features, dtype=dtype, device=weight.device)
+
+
+def _quantization(config: Any) -> dict[str, Any]:
+    """How the weights were saved packed; empty where they were not."""
+    saved = vars(config).get("quantization_config") or {}
+    return dict(saved) if isinstance(saved, Mapping) else dict(saved.to_dict())
+
+
+def saved_bits(config: Any) -> Literal[4, 8] | None:
+    """Return the bits of weights that a configuration says are packed; None where they are not, or are otherwise."""
+    saved = _quantization(config)
+    if saved.get("load_in_4bit") or saved.get("bits") == 4:
+        return 4
+    return 8 if saved.get("load_in_8bit") or saved.get("bits") == 8 else None
+
+
+def unknown_packing(config: Any) -> str | None:
+    """Return why memory is not predicted for weights in a form whose size is not known; None where it is."""
+    if not (saved := _quantization(config)) or saved_bits(config) is not None:
+        return None
+    return (
+        f"not predicted, since the weights were saved packed by `{saved.get('quant_method')}`, whose sizes are not known here; "
+        "known are 4 and 8 bits."
+    )

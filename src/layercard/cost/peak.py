@@ -105,15 +105,16 @@ def _moments(model: ModelBytes, layers: frozenset[int], training: Training) -> I
     passed = range(min(layers) if training.gradient_entry else 0, len(model.layers))
     trainable = sum(model.layers[layer].adapters for layer in layers)
     gradients = trainable if training.accumulating else 0
-    held = [model.shared]
+    held, kept = model.shared, []
     for number, layer in enumerate(model.layers):
-        yield sum(held) + _forward(model, layers, training, number, passed), gradients
+        yield held + _forward(model, layers, training, number, passed), gradients
         if number in passed:
-            held.append(model.hidden if training.checkpointing else _pass(layer, number, layers, training).kept)
-    yield sum(held) + model.head, gradients
+            kept.append(model.hidden if training.checkpointing else _pass(layer, number, layers, training).kept)
+            held += kept[-1]
+    yield held + model.head, gradients
     for number in reversed(passed):
-        held.pop()
-        yield sum(held) + _backward(model, layers, training, number), gradients
+        held -= kept.pop()
+        yield held + _backward(model, layers, training, number), gradients
         if number in layers and not training.accumulating:
             gradients += model.layers[number].adapters
     yield 0, trainable + (trainable if training.optimizer_state else 0)  # an update as large as what it updates

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layercard.errors import DataError, HostError
 from layercard.hosts import own_loss, trainer_data
@@ -78,6 +78,11 @@ class PlainHost:
     def judged_by(self) -> str:
         """What `heldout_loss` is, in a few words."""
         return "the trainer's own loss"
+
+    @property
+    def logits(self) -> Literal["whole", "tiled"] | None:
+        """Liger's losses hold a tile of them."""
+        return "tiled" if self.trainer.args.use_liger_kernel else "whole"
 
     @property
     def output_dir(self) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,10 @@ class Host(Protocol):
     @property
     def judged_by(self) -> str:
         """What `heldout_loss` is, in a few words, for the report."""
+
+    @property
+    def logits(self) -> Literal["whole", "tiled"] | None:
+        """How a step's loss holds logits: all of them, or a tile at a time; None where a step runs more than its rows."""
 
     def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the training loss averaged over the batch's label terms, as a scalar that can be differentiated.

@@ -20,6 +20,8 @@ from layercard.ranks import together
 EVAL_SET, TRAINING_SET = "eval_dataset", "training set"
 LARGEST_SHARE_HELD_BACK = 4
 """One in so many rows of the training set is held back at most."""
+MOST_MEASURED = 1000
+"""Rows whose length is looked at, where not all lengths are at hand."""
 
 Data: TypeAlias = tuple[Any, Any]
 """A data set and the collator of its rows, unused columns removed as the trainer's dataloaders do."""
@@ -33,6 +35,22 @@ def training_data(trainer: Any) -> Data:
             "trainer's own training set; pass `train_dataset` to the trainer."
         )
     return _with_collator(trainer, trainer.train_dataset, "training")
+
+
+def longest_row(trainer: Any) -> int:
+    """Return the tokens of the longest training example, of a table of `datasets` all, else of the first `MOST_MEASURED` drawn.
+
+    Raises `DataError` where the set can be read only once.
+    """
+    dataset, collate = training_data(trainer)
+    if _is_arrow(dataset) and "input_ids" in dataset.column_names:
+        import pyarrow.compute  # type: ignore[import-untyped]
+
+        lengths = pyarrow.compute.list_value_length(dataset.data.column("input_ids"))
+        return int(pyarrow.compute.max(lengths).as_py() or 0)
+    with random_state(trainer.args.seed):
+        rows = [as_given(row) for row in islice(sampled_rows(dataset, trainer.args.seed), MOST_MEASURED)]
+        return max((int(batch["input_ids"].shape[-1]) for batch in collated(rows, collate, 1)), default=0)
 
 
 def update_batches(trainer: Any, count: int, held_back: int) -> list[list[tuple[Mapping[str, Any], Any]]]:

@@ -16,14 +16,15 @@ import numpy as np
 from layercard.anatomy.words import describe, how_many
 from layercard.errors import ProbeError, SettingsError
 from layercard.placement.auto import QUALITY_UNPROVEN, RULES, auto_request, choose_auto
-from layercard.placement.budget import check_budget, share_held
+from layercard.placement.budget import check_budget, check_memory, share_held
 from layercard.placement.placement import LayerPlacement, without_adapters
-from layercard.placement.strategies import StepRatio, Strategy, StrategyRequest, checked
+from layercard.placement.strategies import PeakBytes, StepRatio, Strategy, StrategyRequest, checked
 from layercard.registry import Registry
 from layercard.scores.base import LayerScores
 from layercard.scores.set_gain import NAME as SET_GAIN
 from layercard.settings import PlacementSettings
 from layercard.settings.checks import BUDGET
+from layercard.sizes import bytes_text, parse_size
 
 DEFAULT_SCORE = "resnorm"
 DEFAULT_SHARE = 1 / 3
@@ -63,14 +64,15 @@ def choose_placement(
     scores: Mapping[str, LayerScores] | None = None,
     adaptable: tuple[int, ...] | None = None,
     step_ratio: StepRatio | None = None,
+    peak: PeakBytes | None = None,
 ) -> LayerPlacement:
     """Return the layers that `settings` choose among layers 0 … `num_layers` - 1, with the reason for people.
 
     `scores` holds at least the score that `needed_score` names; `adaptable` are the layers that have adapters, ascending
     (None: every layer), and all choices are among those. Without a number a strategy adapts a third of them. `step_ratio`
-    predicts step times, without which there is no `budget` and no `min_gain`. Raises `SettingsError` where settings do not fit
-    the depth, `PlacementError` where a saved placement does not fit the model or a strategy's answer cannot be used,
-    `ProbeError` where the score of a layer is undefined.
+    predicts step times, without which there is no `budget` and no `min_gain`, and `peak` bytes, without which there is no
+    `max_memory`. Raises `SettingsError` where settings do not fit the depth, `PlacementError` where a saved placement does
+    not fit the model or a strategy's answer cannot be used, `ProbeError` where the score of a layer is undefined.
     """
     score = needed_score(settings, strategies)
     adaptable = only_some(adaptable, num_layers)
@@ -78,7 +80,9 @@ def choose_placement(
         return LayerPlacement.load(settings.placement_path).fit(num_layers).among(adaptable)
     if settings.indices is not None:
         return _from_indices(settings.indices, num_layers, adaptable)
-    request = request_of(settings, num_layers, None if score is None else (scores or {})[score], adaptable, step_ratio)
+    request = request_of(
+        settings, num_layers, None if score is None else (scores or {})[score], adaptable, step_ratio, peak
+    )
     if settings.strategy is None:
         return _from_auto(settings, request)
     return _from_strategy(strategies[settings.strategy], request, strategies.owner(settings.strategy))
@@ -89,16 +93,18 @@ def check_depth(
     num_layers: int,
     adaptable: tuple[int, ...] | None = None,
     step_ratio: StepRatio | None = None,
+    peak: PeakBytes | None = None,
 ) -> None:
     """Raise `SettingsError` where `settings` do not fit the depth, or the layers that have adapters (None: every layer).
 
-    A `budget` is checked where `step_ratio` predicts step times. Worth asking before a probe.
+    A `budget` is checked where `step_ratio` predicts step times, `max_memory` where `peak` predicts bytes. Worth asking before
+    a probe.
     """
     adaptable = only_some(adaptable, num_layers)
     if settings.indices is not None:
         _from_indices(settings.indices, num_layers, adaptable)
     elif settings.placement_path is None:
-        request_of(settings, num_layers, None, adaptable, step_ratio)
+        request_of(settings, num_layers, None, adaptable, step_ratio, peak)
 
 
 def only_some(layers: tuple[int, ...] | None, num_layers: int) -> tuple[int, ...] | None:
@@ -134,6 +140,7 @@ def request_of(
     scores: LayerScores | None,
     adaptable: tuple[int, ...] | None,
     step_ratio: StepRatio | None = None,
+    peak: PeakBytes | None = None,
 ) -> StrategyRequest:
     """Return what a strategy is asked; `count` is the number asked for, or the default one.
 
@@ -150,6 +157,8 @@ def request_of(
         budget=settings.budget or 1.0,
         min_gain=settings.min_gain,
         step_ratio=step_ratio,
+        max_memory=None if settings.max_memory is None else parse_size(settings.max_memory),
+        peak=peak,
     )
     if not request.candidates:
         have = "" if adaptable is None else f", of which {describe(adaptable, num_layers)} have adapters"
@@ -159,6 +168,8 @@ def request_of(
     _refuse_undefined(request)
     if settings.budget is not None and step_ratio is not None:
         check_budget(request)
+    if request.max_memory is not None and peak is not None:
+        check_memory(request)
     count = asked_count(settings, len(request.adapted))
     if count is None:
         count = min(len(request.candidates), math.ceil(len(request.adapted) * DEFAULT_SHARE - 1e-9))
@@ -240,12 +251,8 @@ def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> 
     score = request.scores.name if request.scores is not None else None
     by = {"score": f"by `{score}`", "depth": "by depth", "chance": f"by chance with seed {request.seed}"}[strategy.by]
     share = f", the fewest that hold {request.cumulative_threshold:.0%} of it" if strategy.name == _CUMULATIVE else ""
-    if strategy.name == BUDGET and request.step_ratio is not None:
-        ratio = request.step_ratio(layers)
-        share = f", predicted to take {ratio:.0%} of all-layer LoRA's step time (at most {request.budget:.0%})"
-        if request.min_gain is not None:
-            held = f"{share_held(request, layers):.0%} of its sum (at least {request.min_gain:.0%})"
-            share = f", the cheapest that hold {held}, predicted to take {ratio:.0%} of all-layer LoRA's step time"
+    if strategy.name == BUDGET:
+        share = _costs(request, layers)
     return LayerPlacement(
         layers=layers,
         num_layers=request.num_layers,
@@ -254,6 +261,21 @@ def _from_strategy(strategy: Strategy, request: StrategyRequest, owner: str) -> 
         reason=f"strategy `{strategy.name}` {by}: {_many(layers, request)}{share}{_above(request.min_entry)}",
         adaptable=request.adaptable,
     )
+
+
+def _costs(request: StrategyRequest, layers: tuple[int, ...]) -> str:
+    """What layers that were chosen by predicted costs are predicted to cost, beside the limits."""
+    found = ""
+    if request.step_ratio is not None:
+        took = f", predicted to take {request.step_ratio(layers):.0%} of all-layer LoRA's step time"
+        found = f"{took} (at most {request.budget:.0%})" if request.budget < 1 or request.max_memory is None else took
+        if request.min_gain is not None:
+            held = f"{share_held(request, layers):.0%} of its sum (at least {request.min_gain:.0%})"
+            found = f", the cheapest that hold {held}{took}"
+    if request.max_memory is not None and request.peak is not None:
+        most = f"{bytes_text(request.max_memory)} less a tenth"
+        found += f", predicted to hold {bytes_text(request.peak(layers))} at the peak (at most {most})"
+    return found
 
 
 def _many(layers: tuple[int, ...], request: StrategyRequest) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -29,6 +29,15 @@ from layercard.scores.base import LayerScores
 By: TypeAlias = Literal["score", "depth", "chance"]
 StepRatio: TypeAlias = Callable[[Collection[int]], float]
 """The predicted step time of a set of layers over all-layer LoRA's; no set costs less than a part of it."""
+PeakBytes: TypeAlias = Callable[[Collection[int]], int]
+"""The predicted peak memory, in bytes, of a run that adapts a set of layers; the same."""
+
+
+class Predictions(TypedDict, total=False):
+    """What sets of layers are predicted to cost, handed on by name; None where nothing limits it."""
+
+    step_ratio: StepRatio | None
+    peak: PeakBytes | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,10 @@ class StrategyRequest:
     """The least share of the candidates' summed score, in (0, 1], read by `budget` alone; None where a budget is given."""
     step_ratio: StepRatio | None = None
     """What a set of layers is predicted to cost; None where nobody could say."""
+    max_memory: int | None = None
+    """The bytes of the device, of which a tenth is to stay free, read by `budget` alone; None: any."""
+    peak: PeakBytes | None = None
+    """What a set of layers is predicted to hold; None where nobody could say."""
 
     @property
     def adapted(self) -> Sequence[int]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from layercard.errors import SettingsError, nearest, one_of
 from layercard.settings.schedule import parse_schedule
-from layercard.sizes import parse_prefix_cache
+from layercard.sizes import parse_prefix_cache, parse_size
 
 if TYPE_CHECKING:
     from layercard.settings.placement_settings import PlacementSettings
@@ -16,18 +16,28 @@ CheckpointingAboveEntry = Literal["keep", "off", "auto"]
 OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 OtherStacks = Literal["shed", "keep"]
 
-COST_FIELDS = ("budget", "min_gain")
-"""Settings that weigh predicted step times."""
+COST_FIELDS = ("budget", "min_gain", "max_memory")
+"""Settings that weigh predicted costs: step times and memory."""
 SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", *COST_FIELDS)
 ALL = "all"
 """The strategy that adapts every layer; what a schedule begins with where nobody chose layers."""
 BUDGET = "budget"
-"""The strategy that weighs predicted step times, and is chosen by giving `budget` or `min_gain`."""
+"""The strategy that weighs predicted costs, and is chosen by giving `budget`, `min_gain` or `max_memory`."""
 
 
 def check_texts(s: PlacementSettings) -> None:
     """Raise `SettingsError` where a text is none, or is empty, or announces a setting that is not given."""
-    for name in ("lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache", "control", "schedule"):
+    for name in (
+        "lora_layers",
+        "strategy",
+        "score",
+        "cards",
+        "layers_path",
+        "prefix_cache",
+        "control",
+        "schedule",
+        "max_memory",
+    ):
         value = getattr(s, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise SettingsError(
@@ -117,7 +127,7 @@ def _check_choices(s: PlacementSettings) -> None:
 
 def _check_combination(s: PlacementSettings) -> None:
     sizes = [name for name in SIZE_FIELDS if getattr(s, name) is not None]
-    if len(sizes) > 1:
+    if len(sizes) > 1 and not (len(sizes) == 2 and set(sizes) <= {*COST_FIELDS} and "max_memory" in sizes):
         raise SettingsError(
             f"{' and '.join(f'`{n}`' for n in sizes)} are both given. Exactly one of {one_of(SIZE_FIELDS)} says how many "
             "layers are adapted."
@@ -157,7 +167,12 @@ def _check_budget(s: PlacementSettings) -> None:
     if s.strategy == BUDGET and name is None:
         raise SettingsError(
             "`strategy` is 'budget', and `budget` is not given. Say which share of all-layer LoRA's predicted step time a "
-            "step may take, such as `budget: 0.6`, or which share of the summed score to hold, such as `min_gain: 0.8`."
+            "step may take, such as `budget: 0.6`, or which share of the summed score to hold, such as `min_gain: 0.8`, or the "
+            "memory to stay within, such as `max_memory: 24GiB`."
+        )
+    if s.max_memory is not None and parse_size(s.max_memory) is None:
+        raise SettingsError(
+            f"`max_memory` is {s.max_memory!r}. It is the memory of a device with its unit, such as `24GiB` or `80GB`."
         )
     if name is not None and s.strategy not in (None, BUDGET):
         raise SettingsError(

@@ -64,6 +64,11 @@ class PlacementSettings:
         "Least share of all layers' summed score to hold, in (0, 1]: the layers that hold it at the lowest predicted step "
         "time are adapted.",
     )
+    max_memory: str | None = _option(
+        None,
+        "Memory of a device, such as `24GiB`: the layers with the highest summed score whose predicted peak leaves a tenth of "
+        "it free are adapted. Alone, or beside `budget` or `min_gain`.",
+    )
     score: str | None = _option(
         None,
         "The score that strategies by score rank layers by (default `resnorm`); see `layercard plugins`.",
@@ -180,7 +185,7 @@ class PlacementSettings:
 
     @property
     def cost_setting(self) -> str | None:
-        """The name of the setting by which layers are chosen by predicted step times, `budget` or `min_gain`; None without."""
+        """The name of the setting by which layers are chosen by predicted costs, the first of `COST_FIELDS`; None without."""
         return next((name for name in COST_FIELDS if getattr(self, name) is not None), None)
 
     @property

@@ -168,6 +168,11 @@ class PreferenceHost(PlainHost):
         """What `heldout_loss` is."""
         return "the trainer's own preference loss"
 
+    @property
+    def logits(self) -> None:
+        """A step runs more than its rows: pairs, and a reference model."""
+        return None
+
     def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the trainer's own preference loss: training may lower it and raise the NLL of the responses."""
         return super().loss(model, inputs)

@@ -7,7 +7,7 @@ held whole. They know nothing of layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layercard.errors import HostError
 from layercard.hosts.plain import PlainHost
@@ -71,6 +71,11 @@ class SFTHost(PlainHost):
         return "next_token"
 
     @property
+    def logits(self) -> Literal["whole", "tiled"] | None:
+        """TRL's fused head holds a tile of them."""
+        return "tiled"
+
+    @property
     def judged_by(self) -> str:
         """The guard's held-out loss, which a `compute_loss_func` or another `loss_type` of the trainer does not change."""
         return "negative log-likelihood of the labels"
@@ -104,6 +109,11 @@ class DPOHost(SFTHost):
             )
         for batch in super().probe_batches(examples, batch_size, seed):
             yield chosen_only(batch)
+
+    @property
+    def logits(self) -> None:
+        """A step runs the reference model as well."""
+        return None
 
     def heldout_loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the preference loss of these pairs, the trainer's own: training may lower it and raise the NLL."""

@@ -16,6 +16,7 @@ from peft import PeftModel
 from layercard.anatomy.adaptable import adapted_layers, layers_holding
 from layercard.pipeline.before.consulting import Consultation, consult, run_facts
 from layercard.pipeline.before.looking import RunToPlace, Seen, glance, look
+from layercard.pipeline.before.peak_ahead import predicted_peaks
 from layercard.pipeline.before.probe_budget import probe_budget
 from layercard.pipeline.before.record import record_of_run, recorded
 from layercard.pipeline.before.resume import (
@@ -28,7 +29,7 @@ from layercard.placement.choose import DEFAULT_SCORE, check_depth, choose_placem
 
 if TYPE_CHECKING:
     from layercard.placement.placement import LayerPlacement
-    from layercard.placement.strategies import StepRatio
+    from layercard.placement.strategies import Predictions
     from layercard.probing.statistics import LayerStatistics
     from layercard.scores.base import LayerScores
 
@@ -69,11 +70,11 @@ def choose_layers(run: RunToPlace) -> Chosen:
 def _choose(run: RunToPlace) -> Chosen:
     wanted, strategies = run.settings, run.extensions.strategies
     needed = needed_score(wanted, strategies)
-    step_ratio = predicted_ratios(run)
-    check_depth(wanted, len(run.stack), run.adaptable, step_ratio)
+    predictions: Predictions = {"step_ratio": predicted_ratios(run), "peak": predicted_peaks(run)}
+    check_depth(wanted, len(run.stack), run.adaptable, **predictions)
     name = needed or (DEFAULT_SCORE if wanted.is_auto else None)
     if name is None:
-        return Chosen(_by_strategy(run, {}, step_ratio))
+        return Chosen(_by_strategy(run, {}, predictions))
     consultation = _consultation(run) if wanted.consults_cards else None
     budget = probe_budget(run.host, wanted)
     asks_card = consultation is not None and consultation.worth_probing
@@ -86,7 +87,7 @@ def _choose(run: RunToPlace) -> Chosen:
         seen = (look if decides else glance)(run, name, examples=examples)
     line = budget.asked_for_more() if decides else budget.fewer(examples) if asks_card or not examples else None
     told = () if line is None else (line,)
-    placement = _by_strategy(run, seen.scores, step_ratio)
+    placement = _by_strategy(run, seen.scores, predictions)
     if seen.failure is not None:
         return Chosen(placement, notes=(seen.failure,))
     if consultation is None:
@@ -109,14 +110,14 @@ def _consultation(run: RunToPlace) -> Consultation:
     )
 
 
-def _by_strategy(run: RunToPlace, scores: Mapping[str, LayerScores], step_ratio: StepRatio | None) -> LayerPlacement:
+def _by_strategy(run: RunToPlace, scores: Mapping[str, LayerScores], predictions: Predictions) -> LayerPlacement:
     return choose_placement(
         run.settings,
         len(run.stack),
         strategies=run.extensions.strategies,
         scores=scores,
         adaptable=run.adaptable,
-        step_ratio=step_ratio,
+        **predictions,
     )
 
 

@@ -7,6 +7,7 @@ will train below the layers is what stands outside of them and is not shed.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peft import PeftModel
@@ -29,16 +30,54 @@ if TYPE_CHECKING:
     from layercard.anatomy.layers import LayerStack
     from layercard.pipeline.before.looking import RunToPlace
     from layercard.placement.strategies import StepRatio
+    from layercard.settings import PlacementSettings
 
 
 def predicted_ratios(run: RunToPlace) -> StepRatio | None:
     """Return what predicts the step time of any layers over all-layer LoRA's, as `place` will announce it.
 
-    None where neither `budget` nor `min_gain` asks for it. The prefix cache is not counted.
+    None where no setting weighs costs. The prefix cache is not counted.
     """
-    settings, stack, target_modules = run.settings, run.stack, run.target_modules
+    settings, stack = run.settings, run.stack
     if settings.cost_setting is None:
         return None
+    ahead, units = look_ahead(run), estimate_unit_costs(run.host.model, stack)
+
+    def step_ratio(layers: Collection[int]) -> float:
+        return predict_step_ratio(
+            len(stack),
+            layers,
+            checkpointing=ahead.checkpointing,
+            gradient_entry=not ahead.stays or not ahead.goes_down,
+            recompute_above_entry=ahead.recompute(settings),
+            units=units,
+            adaptable=ahead.every.every_layer,
+            all_layer_entry=not ahead.goes_down and ahead.every.other_stacks != "shed",
+        )
+
+    return step_ratio
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a step's costs rest on, told before layers are chosen."""
+
+    every: LayerPlacement
+    """All-layer LoRA."""
+    checkpointing: bool
+    goes_down: bool
+    """Whether backpropagation goes to the model's input where the entry is not moved."""
+    stays: bool
+    """Whether the entry will not be moved."""
+
+    def recompute(self, settings: PlacementSettings) -> bool:
+        """Return whether what is checkpointed stays so above the entry."""
+        return self.stays or settings.checkpointing_above_entry != "off"
+
+
+def look_ahead(run: RunToPlace) -> Ahead:
+    """Return what the costs of any placement of the run rest on."""
+    settings, stack, target_modules = run.settings, run.stack, run.target_modules
     model, args = run.host.model, run.host.trainer.args
     every = all_layers(len(stack), run.adaptable)
     paths = (
@@ -48,21 +87,7 @@ def predicted_ratios(run: RunToPlace) -> StepRatio | None:
     checkpointing, below = is_checkpointing(args), _trained_below(model, stack, target_modules, every)
     goes_down = checkpointing or bool(input_gradient_hooks(model)) or below
     stays = below or not settings.gradient_entry or host_obstacle(model, stack, args) is not None
-    units = estimate_unit_costs(model, stack)
-
-    def step_ratio(layers: Collection[int]) -> float:
-        return predict_step_ratio(
-            len(stack),
-            layers,
-            checkpointing=checkpointing,
-            gradient_entry=not stays or not goes_down,
-            recompute_above_entry=stays or settings.checkpointing_above_entry != "off",
-            units=units,
-            adaptable=every.every_layer,
-            all_layer_entry=not goes_down and every.other_stacks != "shed",
-        )
-
-    return step_ratio
+    return Ahead(every, checkpointing, goes_down, stays)
 
 
 def all_layers(num_layers: int, adaptable: tuple[int, ...] | None) -> LayerPlacement:
