@@ -5,6 +5,7 @@ Imports no torch, so that settings can be checked without it.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 
@@ -41,7 +42,8 @@ def parse_size(text: str) -> int | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].upper() not in UNITS:
         return None
-    return int(float(match[1]) * UNITS[match[2].upper()]) or None
+    size = float(match[1]) * UNITS[match[2].upper()]
+    return int(size) or None if math.isfinite(size) else None
 
 
 def usable(device: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -95,6 +95,31 @@ def test_no_cheaper_set_holds_as_much_of_the_score(request: StrategyRequest, sha
     assert share_held(request, chosen) == pytest.approx(held / whole if whole else 1.0)
     enough = [layers for layers in every_set(request) if worth(request, layers) >= share * whole + ROUNDING]
     assert all(ratio(chosen) <= ratio(layers) + ROUNDING for layers in enough)
+
+
+@given(request=requests(), data=st.data())
+def test_no_other_set_within_budget_and_memory_scores_higher(request: StrategyRequest, data: st.DataObject) -> None:
+    """Every layer holds alike: bytes follow from the entry and the number of layers, as in most models."""
+    depth, ratio = request.num_layers, step_ratio_of(request)
+    above, each = data.draw(st.integers(0, 50)), data.draw(st.integers(0, 50))
+
+    def peak(layers: Collection[int]) -> int:
+        return 100 + above * (depth - min(layers)) + each * len(layers)
+
+    least, most = peak([request.candidates[-1]]), peak(request.candidates)
+    limit = data.draw(st.integers(least, most))
+    request = replace(request, max_memory=-(-limit * 10 // 9), peak=peak)
+    usable = int(0.9 * (-(-limit * 10 // 9)))
+    fitting = [
+        layers for layers in every_set(request) if ratio(layers) <= request.budget + ROUNDING and peak(layers) <= usable
+    ]
+    if not fitting:
+        with pytest.raises(SettingsError):
+            within_budget(request)
+        return
+    chosen = tuple(sorted(within_budget(request)))
+    assert chosen in fitting
+    assert worth(request, chosen) == max(worth(request, layers) for layers in fitting)
 
 
 def test_no_set_of_twelve_layers_within_the_budget_scores_higher() -> None:

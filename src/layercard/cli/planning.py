@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from layercard.cli.recording import record_of_command
 from layercard.cli.strategy_table import StepConditions, StrategyCost, quality_word, show_strategies, strategy_costs
 from layercard.cli.strategy_table import document as strategies_document
 from layercard.cli.tables import show_layers
+from layercard.cost.fit import Traced
 from layercard.cost.predict import StepPrediction, UnitCosts
 from layercard.cost.tracer import tracer
 from layercard.errors import one_of
@@ -39,6 +40,7 @@ from layercard.placement.choose import check_depth, needed_score, only_some
 from layercard.placement.phases import check_rises
 from layercard.placement.placement import LayerPlacement
 from layercard.placement.rates import learning_rate_hint
+from layercard.placement.strategies import Predictions
 from layercard.report.announce import LESS, schedule_lines
 from layercard.report.words import as_fast
 from layercard.scores.coupling import Coupling
@@ -147,60 +149,89 @@ def make_plan(
     time_costs: bool = True,
 ) -> Plan:
     """Return the plan; weights and data are read only where the choice needs a score, or a Layer Card may decide."""
+    if memory.device is None and settings.max_memory is not None:
+        memory = replace(memory, device=parse_size(settings.max_memory))
+    asked = _asked(model, data, settings, targets, output)
+    traced = tracer(asked.bare, asked.stack, targets)
+    predicting = partial(_predicting, asked, checkpointing=checkpointing, time_costs=time_costs)
+    ahead = _ahead(asked, predicting)
+    if ahead is not None:
+        asked = replace(asked, predictions=_limits(asked, *ahead, memory, traced))
+    check_depth(settings, len(asked.stack), asked.adaptable, **asked.predictions)
+    decision, examined = choose(asked)
+    placement, differing = _recorded(asked, decision.placement, examined)
+    found = ahead[1] if ahead is not None else predicting(placement)
+    conditions, scores = found.conditions, examined.scores if examined else {}
+    table, left_out = strategy_costs(placement, settings, scores, asked.extensions, conditions)
+    told = (*decision.notes, *schedule_lines(placement, settings.schedule), *differing)
+    chose = None if placement.score is None else scores.get(placement.score)
+    step_ratio = conditions.step_ratio(placement)
+    return Plan(
+        placement,
+        conditions.planned(placement),
+        checkpointing,
+        examined,
+        table,
+        found.costs,
+        plan_memory(memory, asked.bare, traced, placement, table, conditions),
+        (*told, *_notes(asked.bare, asked.stack, targets, placement, found.below), *left_out),
+        tuple(front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable)),
+        coupled(chose, placement.layers),
+        bool(conditions.rises),
+    )
+
+
+def _asked(
+    model: ModelSource, data: DataSource, settings: PlacementSettings, targets: list[str] | None, output: Output
+) -> Asked:
+    """Return what the command was given with the model without weights; names that nobody knows are refused first."""
     extensions = plugins.extensions()
-    strategies = extensions.strategies
-    score = needed_score(settings, strategies)
+    score = needed_score(settings, extensions.strategies)
     if score is not None:
         extensions.scorers[score]
     model = settled(model, data, output.say)
     bare = skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, extensions)
     adaptable = only_some(layers_holding(bare, stack, targets), len(stack))
-    traced = tracer(bare, stack, targets)
-    memory = (
-        memory if memory.device or not settings.max_memory else replace(memory, device=parse_size(settings.max_memory))
-    )
-    asked = Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable)
-    predicting = partial(_predicting, asked, checkpointing=checkpointing, time_costs=time_costs)
-    ahead = None
-    if settings.cost_setting is not None and score is not None:
-        asked.require_data(score)
-        every = decided(all_layers(len(stack), adaptable), settings, bare, stack, adapted=names_held(bare, targets))
-        ahead = predicting(every)
-        peak = None if settings.max_memory is None else peaks_ahead(memory, bare, ahead.conditions, traced)
-        asked = replace(asked, predictions={"step_ratio": ahead.conditions.step_ratio(every), "peak": peak})
-    check_depth(settings, len(stack), adaptable, **asked.predictions)
-    decision, examined = choose(asked)
-    named = settings.placement_path
-    record = record_of_command(model, bare, stack, examined, data, settings, targets)
-    check_rises(decision.placement, parse_schedule(settings.schedule))
-    placement = decided(decision.placement, settings, bare, stack, adapted=names_held(bare, targets))
+    return Asked(model, data, settings, targets, extensions, output, bare, stack, adaptable)
+
+
+def _ahead(
+    asked: Asked, predicting: Callable[[LayerPlacement], _Predicting]
+) -> tuple[LayerPlacement, _Predicting] | None:
+    """Return all-layer LoRA and what predictions rest on, where costs decide which layers are chosen."""
+    score = needed_score(asked.settings, asked.extensions.strategies)
+    if asked.settings.cost_setting is None or score is None:
+        return None
+    asked.require_data(score)
+    every = _decided(asked, all_layers(len(asked.stack), asked.adaptable))
+    return every, predicting(every)
+
+
+def _limits(
+    asked: Asked, every: LayerPlacement, ahead: _Predicting, memory: MemoryAsked, traced: Traced
+) -> Predictions:
+    limited = asked.settings.max_memory is not None
+    peak = peaks_ahead(memory, asked.bare, ahead.conditions, traced) if limited else None
+    return {"step_ratio": ahead.conditions.step_ratio(every), "peak": peak}
+
+
+def _decided(asked: Asked, placement: LayerPlacement) -> LayerPlacement:
+    """Return the placement with what becomes of the other stacks."""
+    held = names_held(asked.bare, asked.targets)
+    return decided(placement, asked.settings, asked.bare, asked.stack, adapted=held)
+
+
+def _recorded(
+    asked: Asked, placement: LayerPlacement, examined: Examined | None
+) -> tuple[LayerPlacement, Sequence[str]]:
+    """Return the placement with what it was chosen for, and how that differs where it was read from a file."""
+    settings, named = asked.settings, asked.settings.placement_path
+    record = record_of_command(asked.model, asked.bare, asked.stack, examined, asked.data, settings, asked.targets)
+    check_rises(placement, parse_schedule(settings.schedule))
+    placement = _decided(asked, placement)
     differing = () if named is None else check_made_for(placement, named, record)
-    placement = recorded(placement, record, named)
-    found = ahead or predicting(placement)
-    scores = examined.scores if examined else {}
-    table, left_out = strategy_costs(placement, settings, scores, extensions, found.conditions)
-    rises = schedule_lines(placement, settings.schedule)
-    notes = (*decision.notes, *rises, *differing, *_notes(bare, stack, targets, placement, found.below), *left_out)
-    expected = found.conditions.planned(placement)
-    chose = None if placement.score is None else scores.get(placement.score)
-    step_ratio = found.conditions.step_ratio(placement)
-    front = front_rows(settings, placement.num_layers, chose, step_ratio, placement.adaptable)
-    together = coupled(chose, placement.layers)
-    peaks = plan_memory(memory, bare, traced, placement, table, found.conditions)
-    return Plan(
-        placement,
-        expected,
-        checkpointing,
-        examined,
-        table,
-        found.costs,
-        peaks,
-        notes,
-        tuple(front),
-        together,
-        bool(found.conditions.rises),
-    )
+    return recorded(placement, record, named), differing
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,11 @@ def within_budget(request: StrategyRequest) -> list[int]:
     check_budget(request)
     check_memory(request)
     found = list(options(request))
+    if not found:
+        raise SettingsError(
+            f"No layer is within `budget` ({request.budget}) and within `max_memory` ({bytes_text(request.max_memory)}) as well. "
+            "Raise one of them."
+        )
     best = max(found, key=lambda option: (option.worth, -option.step_ratio, option.layers))
     if request.min_gain is None:
         return list(best.layers)
