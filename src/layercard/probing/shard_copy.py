@@ -1,0 +1,94 @@
+"""A copy of a model in shards: every rank holds the whole model on its CPU, and its own part of each weight on its device.
+
+FSDP2 (`fully_shard`) takes one layer after the other, moves its weights to the device, keeps this rank's part and lets the rest
+go, so no device ever holds more than its shards, one layer and what lies outside the layers. The model that is copied is only
+read. Offers `why_not_in_shards`, `bytes_in_shards` and `sharded_copy`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from layercard.anatomy.layers import LayerStack, all_stacks
+from layercard.anatomy.targets import packed_kinds
+from layercard.errors import ModelError
+from layercard.random_state import random_state
+from layercard.ranks import meet, ranks, together
+
+GATHERED = 2
+"""Layers that FSDP2 holds whole at a time: the one that runs, and the next one that it fetches meanwhile."""
+
+
+def why_not_in_shards(model: nn.Module, stack: LayerStack) -> str | None:
+    """Return in a sentence which weights of `model` cannot be cut into shards, None where all can."""
+    for name, parameter in model.named_parameters():
+        if type(parameter) is not nn.Parameter:
+            return f"`{name}` is a {type(parameter).__name__}, and quantized weights are not cut into shards."
+        if not parameter.is_floating_point() or parameter.dim() == 0:
+            what = "one number" if parameter.dim() == 0 else str(parameter.dtype).removeprefix("torch.")
+            return f"`{name}` is {what}, which FSDP2 does not cut into shards."
+    packed = packed_kinds(stack)
+    return f"The layers hold quantized weights ({packed[0]}), which are not cut into shards." if packed else None
+
+
+def bytes_in_shards(model: nn.Module, stack: LayerStack) -> int:
+    """Return how many bytes of weights a device holds at most while the copy runs on as many ranks as there are."""
+    layers = _blocks(model, stack)
+    inside = {id(p) for layer in layers for p in layer.parameters()}
+    outside = _bytes(p for p in model.parameters() if id(p) not in inside)
+    largest = max(_bytes(layer.parameters()) for layer in layers)
+    return _bytes(model.parameters()) // ranks() + GATHERED * largest + outside
+
+
+def sharded_copy(model: nn.Module, stack: LayerStack, device: torch.device) -> tuple[nn.Module, LayerStack]:
+    """Return a frozen copy of `model` that FSDP2 shards over all ranks' devices of the kind of `device`, and its layers.
+
+    Every rank has to ask and holds the same weights, whole, in `model`. Adapters and tied weights are copied as such, buffers
+    whole. Raises `ModelError` where the model cannot be copied or sharded; where one rank fails, every rank raises.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    meet()  # the mesh asks all ranks
+    mesh = init_device_mesh(device.type, (ranks(),))
+    with together(), random_state():
+        try:
+            copied = _copied(model)
+            for layer in _blocks(copied, stack):
+                fully_shard(layer, mesh=mesh)
+            fully_shard(copied, mesh=mesh)
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{type(model).__name__} cannot be copied into shards for the probe ({type(error).__name__}: {error}). FSDP2 "
+                "takes models whose weights are plain tensors that no two layers share. Choose layers by depth or by hand, "
+                "which needs no probe."
+            ) from error
+    return copied, LayerStack(stack.path, tuple(copied.get_submodule(stack.name(i)) for i in range(len(stack))))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy with modules, hooks and buffers of its own, and frozen parameters that still read the model's memory."""
+    held: dict[int, Any] = {}
+    for parameter in model.parameters():
+        held[id(parameter)] = nn.Parameter(parameter.detach().contiguous(), requires_grad=False)
+    for buffer in model.buffers():
+        held[id(buffer)] = buffer.detach().clone()  # FSDP2 moves it, and a forward may write into it
+    return copy.deepcopy(model, held)
+
+
+def _blocks(model: nn.Module, stack: LayerStack) -> list[nn.Module]:
+    """The layers of the stack and of every other one, those that lie within others first."""
+    found = {each.name(i) for each in (stack, *all_stacks(model)) for i in range(len(each))}
+    deepest_first = sorted(found, key=lambda name: -name.count("."))
+    return list({id(layer): layer for layer in map(model.get_submodule, deepest_first)}.values())
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() * p.element_size() for p in {id(p): p for p in parameters}.values())
