@@ -20,8 +20,8 @@ from layercard.errors import ModelError
 from layercard.random_state import random_state
 from layercard.ranks import meet, ranks, together
 
-GATHERED = 2
-"""Layers that FSDP2 holds whole at a time: the one that runs, and the next one that it fetches meanwhile."""
+GATHERED = 3
+"""Whole layers that FSDP2 holds at a time: the one that runs, the one fetched meanwhile, and the buffer that it comes in."""
 
 
 def why_not_in_shards(model: nn.Module, stack: LayerStack) -> str | None:
