@@ -1,7 +1,10 @@
 """Ranks that probe copies in shards of models that each of them holds whole. Arguments: the folder, and what to do.
 
-`copied`: each rank probes every model alone, before there are other processes, and then a copy of it in shards, and writes both,
-with what became of the model and of the copy, to copied-<rank>.json. `failing`: the copy cannot be made on rank 1.
+copied    Each rank probes every model alone, before there are other processes, and then a copy of it in shards.
+failing   The copy cannot be made on rank 1.
+refused   A device holds too little for the model, and no copy in shards may be probed.
+
+Each rank writes what it found, what became of the model and of the copy, and what was said, to <what>-<rank>.json.
 """
 
 import gc
@@ -15,14 +18,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration, Trainer
 
-from adapted import adapted, assert_same, fingerprint
+from adapted import adapted, assert_same, fingerprint, lora_config, with_adapters
+from layercard import place
 from layercard.anatomy.layers import find_layers
+from layercard.errors import LayercardError
+from layercard.pipeline.before import room
 from layercard.probing.run import run_probe
 from layercard.probing.shard_copy import sharded_copy
 from layercard.ranks import rank
+from peft_matrix.bases import nf4
+from sharding import FSDP2, shard_on_cpu
 from tiny import collate, tiny_examples, tiny_model
+from trainers import LONG, Rows, arguments
 
 CPU = torch.device("cpu")
 NEEDS = ("gradients", "mean_gradient", "energy", "attention_norms", "representations")
@@ -110,12 +119,39 @@ def compare(name, model, path, alone):
     return {"alone": alone, "shards": shards, "gone": copied() is None}
 
 
+def refused(folder, lora_layers, *, model=None, **changes):
+    """Return what `place` says where the training device has the bytes of the model free, and no more."""
+    args = arguments(folder, ddp_backend="gloo", max_steps=LONG, **changes)
+    if changes:
+        shard_on_cpu(args)
+    trainer = Trainer(model or adapted("llama"), args, train_dataset=Rows(tiny_examples(40)), data_collator=collate)
+    size = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    room.free_bytes = lambda device: size
+    try:
+        return ",".join(map(str, place(trainer, lora_layers=lora_layers, guard=False).layers))
+    except LayercardError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def refusals(folder):
+    own = folder / f"rank{rank()}"
+    quantized = with_adapters(nf4(own), lora_config("llama"))
+    return {
+        "not by FSDP2": refused(own / "ddp", "low"),
+        "no room": refused(own / "room", "low", **FSDP2),
+        "4-bit": refused(own / "nf4", "low", model=quantized, **FSDP2),
+        "no score": refused(own / "auto", "auto", **FSDP2),
+    }
+
+
 if __name__ == "__main__":
     if sys.argv[2] == "copied":
         models = {name: (make(), path) for name, (make, path) in MODELS.items()}
         alone = {name: probed(model, find_layers(model, path=path)) for name, (model, path) in models.items()}
         dist.init_process_group("gloo")
         told = {name: compare(name, model, path, alone[name]) for name, (model, path) in models.items()}
+    elif sys.argv[2] == "refused":
+        told = refusals(Path(sys.argv[1]))
     else:
         dist.init_process_group("gloo")
         model = tiny_model("llama")
@@ -123,7 +159,7 @@ if __name__ == "__main__":
             model.lock = threading.Lock()  # nothing copies it
         try:
             told = {"error": None, "copied": isinstance(sharded_copy(model, find_layers(model), CPU)[0], nn.Module)}
-        except Exception as error:
+        except LayercardError as error:
             told = {"error": type(error).__name__, "message": str(error)}
     Path(sys.argv[1], f"{sys.argv[2]}-{rank()}.json").write_text(json.dumps(told))
     dist.destroy_process_group()

@@ -11,9 +11,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
-from accelerate.state import DistributedType, PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin
 from datasets import Dataset
 from peft import LoraConfig
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -21,6 +18,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from layercard import place
 from layercard.pipeline.before import room
 from layercard.ranks import rank, ranks
+from sharding import FSDP2, shard_on_cpu
 from tiny import tiny_model, tiny_tokenizer
 from trainers import LONG, StopAfter, trained
 
@@ -31,9 +29,8 @@ SUMS = [{"prompt": f"add {i} and {i}: ", "completion": f"{i + i}{'!' * (i % 5)}"
 HOSTS = {"sft": (SFTTrainer, SFTConfig, SUMS, "low"), "dpo": (DPOTrainer, DPOConfig, PAIRS, "high")}
 
 AUTO = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto"}
-FSDP2 = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}}
-DEEP = 12
-"""Layers of a model of which half, and the few that FSDP2 holds whole, take clearly less than all."""
+DEEP = dict.fromkeys(("deep", "shards", "broken"), 12)
+"""Ways with so many layers that half of them, and the few that FSDP2 holds whole, take clearly less than all."""
 WAYS = {
     "ddp": {},
     "fsdp2": FSDP2,
@@ -55,18 +52,12 @@ def make_trainer(host, folder, way, *, whole=None):
     if WAYS[way] is FSDP2:
         shard_on_cpu(args)
     trainer = kind(
-        whole or tiny_model("llama", num_layers=DEEP if way in ("deep", "shards", "broken") else 4), args=args, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(),
+        whole or tiny_model("llama", num_layers=DEEP.get(way, 4)), args=args,
+        train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(),
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
     )  # fmt: skip
     trainer.add_callback(StopAfter(3))
     return trainer
-
-
-def shard_on_cpu(args):
-    """Let accelerate take these processes for such as it shards, which it does on accelerators alone; the rest is its own."""
-    state = Accelerator(cpu=True).state
-    state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-    state.fsdp_plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
 
 
 def short_of_memory(model):

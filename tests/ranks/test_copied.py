@@ -20,8 +20,10 @@ pytestmark = pytest.mark.xdist_group("torchrun")
 
 
 def told(folder: Path, what: str) -> list[dict[str, Any]]:
+    """What each rank wrote; what they said on standard error goes to `said` in the folder."""
     done = torchrun(SCRIPT, folder, what, seconds=150)
     assert done.returncode == 0, done.stderr[-3000:]
+    (folder / "said").write_text(done.stderr)
     return [json.loads((folder / f"{what}-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -54,3 +56,31 @@ def test_a_copy_that_fails_on_one_rank_ends_the_others_with_its_message(tmp_path
     assert first["error"] == second["error"] == "ModelError"
     assert first["message"] == f"Rank 1: {second['message']}"
     assert "LlamaForCausalLM cannot be copied into shards for the probe (TypeError: " in second["message"]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("refused")
+    first, second = told(folder, "refused")
+    assert first == second
+    return first | {"said": (folder / "said").read_text()}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("not by FSDP2", "this run trains it in 2 processes, and not by FSDP2, so there is nothing to shard it over"),
+        ("no room", "not in shards either, of which a device needs "),
+        ("4-bit", ".base_layer.weight` is of the class Params4bit: quantized weights are not cut into shards."),
+    ],
+)
+def test_what_cannot_be_probed_in_shards_is_refused_by_name(refused: dict[str, str], how: str, said: str) -> None:
+    assert refused[how].startswith("HostError: The unsharded model has ")
+    assert said in refused[how]
+    assert "layercard plan" in refused[how]
+
+
+def test_a_look_that_no_score_needs_makes_no_copy(refused: dict[str, str]) -> None:
+    assert refused["no score"] == "1,3"
+    said = " ".join(refused["said"].split())
+    assert said.count("without a look at the data, which no score needs here: The unsharded model has ") == 1

@@ -28,7 +28,7 @@ def why_not_in_shards(model: nn.Module, stack: LayerStack) -> str | None:
     """Return in a sentence which weights of `model` cannot be cut into shards, None where all can."""
     for name, parameter in model.named_parameters():
         if type(parameter) is not nn.Parameter:
-            return f"`{name}` is a {type(parameter).__name__}, and quantized weights are not cut into shards."
+            return f"`{name}` is of the class {type(parameter).__name__}: quantized weights are not cut into shards."
         if not parameter.is_floating_point() or parameter.dim() == 0:
             what = "one number" if parameter.dim() == 0 else str(parameter.dtype).removeprefix("torch.")
             return f"`{name}` is {what}, which FSDP2 does not cut into shards."
