@@ -9,6 +9,7 @@ Each rank writes what it found, what became of the model and of the copy, and wh
 
 import gc
 import json
+import os
 import sys
 import threading
 import weakref
@@ -134,7 +135,7 @@ def refused(folder, lora_layers, *, model=None, **changes):
 
 
 def refusals(folder):
-    own = folder / f"rank{rank()}"
+    own = folder / f"rank{os.environ['RANK']}"  # before there are processes that know of each other
     quantized = with_adapters(nf4(own), lora_config("llama"))
     return {
         "not by FSDP2": refused(own / "ddp", "low"),
