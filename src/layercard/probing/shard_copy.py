@@ -32,13 +32,16 @@ def why_not_in_shards(model: nn.Module, stack: LayerStack) -> str | None:
         if not parameter.is_floating_point() or parameter.dim() == 0:
             what = "one number" if parameter.dim() == 0 else str(parameter.dtype).removeprefix("torch.")
             return f"`{name}` is {what}, which FSDP2 does not cut into shards."
+    shared = _shared_between_blocks(model, stack)
+    if shared is not None:
+        return f"`{shared}` is shared between layers, and FSDP2 shards each layer for itself."
     packed = packed_kinds(stack)
     return f"The layers hold quantized weights ({packed[0]}), which are not cut into shards." if packed else None
 
 
 def bytes_in_shards(model: nn.Module, stack: LayerStack) -> int:
     """Return how many bytes of weights a device holds at most while the copy runs on as many ranks as there are."""
-    layers = _blocks(model, stack)
+    layers = [model.get_submodule(name) for name in _blocks(model, stack)]
     inside = {id(p) for layer in layers for p in layer.parameters()}
     outside = _bytes(p for p in model.parameters() if id(p) not in inside)
     largest = max(_bytes(layer.parameters()) for layer in layers)
@@ -59,8 +62,8 @@ def sharded_copy(model: nn.Module, stack: LayerStack, device: torch.device) -> t
     with together(), random_state():
         try:
             copied = _copied(model)
-            for layer in _blocks(copied, stack):
-                fully_shard(layer, mesh=mesh)
+            for name in _blocks(model, stack):
+                fully_shard(copied.get_submodule(name), mesh=mesh)
             fully_shard(copied, mesh=mesh)
         except torch.OutOfMemoryError:
             raise
@@ -83,11 +86,26 @@ def _copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, held)
 
 
-def _blocks(model: nn.Module, stack: LayerStack) -> list[nn.Module]:
-    """The layers of the stack and of every other one, those that lie within others first."""
-    found = {each.name(i) for each in (stack, *all_stacks(model)) for i in range(len(each))}
-    deepest_first = sorted(found, key=lambda name: -name.count("."))
-    return list({id(layer): layer for layer in map(model.get_submodule, deepest_first)}.values())
+def _blocks(model: nn.Module, stack: LayerStack) -> list[str]:
+    """The names of the layers of the stack and of every other one, those that lie within others first."""
+    names = {each.name(i) for each in (stack, *all_stacks(model)) for i in range(len(each))}
+    return sorted(names, key=lambda name: (-name.count("."), name))
+
+
+def _shared_between_blocks(model: nn.Module, stack: LayerStack) -> str | None:
+    """The name of a parameter that belongs to two layers, or to one and to what lies outside; None where there is none."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    blocks = _blocks(model, stack)
+    for same in names.values():
+        if len(same) > 1 and len({_block_of(name, blocks) for name in same}) > 1:
+            return same[-1]
+    return None
+
+
+def _block_of(name: str, blocks: list[str]) -> str:
+    return max((block for block in blocks if name.startswith(f"{block}.")), key=len, default="")
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:
