@@ -43,7 +43,7 @@ def test_weights_that_layers_share_are_not() -> None:
     model = tiny_model("llama")
     model.model.layers[3].mlp.up_proj.weight = model.model.layers[1].mlp.up_proj.weight
     assert reason(model) == (
-        "`model.layers.3.mlp.up_proj.weight` is shared between layers, and FSDP2 shards each layer for itself."
+        "`model.layers.3.mlp.up_proj.weight` is used outside its layer too, and FSDP2 shards each layer for itself."
     )
 
 

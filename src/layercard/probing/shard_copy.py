@@ -34,7 +34,7 @@ def why_not_in_shards(model: nn.Module, stack: LayerStack) -> str | None:
             return f"`{name}` is {what}, which FSDP2 does not cut into shards."
     shared = _shared_between_blocks(model, stack)
     if shared is not None:
-        return f"`{shared}` is shared between layers, and FSDP2 shards each layer for itself."
+        return f"`{shared}` is used outside its layer too, and FSDP2 shards each layer for itself."
     packed = packed_kinds(stack)
     return f"The layers hold quantized weights ({packed[0]}), which are not cut into shards." if packed else None
 
@@ -55,19 +55,15 @@ def sharded_copy(model: nn.Module, stack: LayerStack, device: torch.device) -> t
     whole. Raises `ModelError` where the model cannot be copied or sharded; where one rank fails, every rank raises.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
 
     meet()  # the mesh asks all ranks
     mesh = init_device_mesh(device.type, (ranks(),))
     with together(), random_state():
         try:
-            copied = _copied(model)
-            for name in _blocks(model, stack):
-                fully_shard(copied.get_submodule(name), mesh=mesh)
-            fully_shard(copied, mesh=mesh)
+            copied = _sharded(_copied(model), _blocks(model, stack), mesh)
         except torch.OutOfMemoryError:
             raise
-        except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{type(model).__name__} cannot be copied into shards for the probe ({type(error).__name__}: {error}). FSDP2 "
                 "takes models whose weights are plain tensors that no two layers share. Choose layers by depth or by hand, "
@@ -84,6 +80,16 @@ def _copied(model: nn.Module) -> nn.Module:
     for buffer in model.buffers():
         held[id(buffer)] = buffer.detach().clone()  # FSDP2 moves it, and a forward may write into it
     return copy.deepcopy(model, held)
+
+
+def _sharded(model: nn.Module, blocks: Iterable[str], mesh: Any) -> nn.Module:
+    """Cut the weights of each block, and then what is left, into shards, in place."""
+    from torch.distributed.fsdp import fully_shard
+
+    for name in blocks:
+        fully_shard(model.get_submodule(name), mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def _blocks(model: nn.Module, stack: LayerStack) -> list[str]:
