@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
-from accelerate.state import DistributedType, PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin
 from datasets import Dataset
 from peft import LoraConfig
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from layercard import place
+from layercard.pipeline.before import room
 from layercard.ranks import rank, ranks
+from sharding import FSDP2, shard_on_cpu
 from tiny import tiny_model, tiny_tokenizer
 from trainers import LONG, StopAfter, trained
 
@@ -30,9 +29,14 @@ SUMS = [{"prompt": f"add {i} and {i}: ", "completion": f"{i + i}{'!' * (i % 5)}"
 HOSTS = {"sft": (SFTTrainer, SFTConfig, SUMS, "low"), "dpo": (DPOTrainer, DPOConfig, PAIRS, "high")}
 
 AUTO = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto"}
+DEEP = dict.fromkeys(("deep", "shards", "broken"), 12)
+"""Ways with so many layers that half of them, and the few that FSDP2 holds whole, take clearly less than all."""
 WAYS = {
     "ddp": {},
-    "fsdp2": {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}},
+    "fsdp2": FSDP2,
+    "deep": {},
+    "shards": FSDP2,
+    "broken": FSDP2,
     "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}, **AUTO}},
     "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}, **AUTO}},
 }
@@ -45,21 +49,30 @@ def make_trainer(host, folder, way, *, whole=None):
         learning_rate=1e-2, logging_steps=1, save_strategy="no", max_length=48, disable_tqdm=True,
         ddp_backend="gloo" if "RANK" in os.environ else None, **WAYS[way],
     )  # fmt: skip
-    if way == "fsdp2":
+    if WAYS[way] is FSDP2:
         shard_on_cpu(args)
     trainer = kind(
-        whole or tiny_model("llama"), args=args, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(),
+        whole or tiny_model("llama", num_layers=DEEP.get(way, 4)), args=args,
+        train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(),
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear"),
     )  # fmt: skip
     trainer.add_callback(StopAfter(3))
     return trainer
 
 
-def shard_on_cpu(args):
-    """Let accelerate take these processes for such as it shards, which it does on accelerators alone; the rest is its own."""
-    state = Accelerator(cpu=True).state
-    state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-    state.fsdp_plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
+def short_of_memory(model):
+    """Let the second rank's device have room for the model's weights and little beside: the number is all that is not real."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    room.free_bytes = lambda device: int(size * (1.2 if rank() == 1 else 100))
+
+
+def lying(model):
+    """Each parameter, by what it is and where it lies; narrowing changes the names."""
+    return {(id(p), p.data_ptr(), p.requires_grad) for p in model.parameters()}
+
+
+def broken(*args):
+    raise RuntimeError("the layer went away")
 
 
 def whole(value):
@@ -68,12 +81,19 @@ def whole(value):
 
 def run(host, folder, way):
     trainer = make_trainer(host, folder / f"out{rank()}", way)
+    if way in ("shards", "broken"):
+        short_of_memory(trainer.model)
+    if way == "broken" and rank() == 1:
+        trainer.model.base_model.model.model.layers[2].register_forward_pre_hook(broken)
+    before = lying(trainer.model)
     run = place(trainer, lora_layers=HOSTS[host][-1], fraction=0.5, measure_budget=0.5, guard=False)
     statistics = run.statistics
+    kept = lying(trainer.model)
     trainer.train()
     fields = ("gradient_norm", "module_gradient_norm", "energy")
     return {
         "ranks": ranks(),
+        "untouched": kept <= before,  # fewer, without the adapters that were taken out
         "layers": list(run.layers),
         "examples": statistics.examples,
         "statistics": {name: np.nan_to_num(getattr(statistics, name)).tolist() for name in fields},

@@ -94,3 +94,27 @@ def test_fsdp2_shards_what_was_placed_and_trains_what_ddp_trains(
     np.testing.assert_allclose(fsdp["losses"], ddp["losses"], rtol=1e-4)
     for name, values in ddp["trained"].items():
         np.testing.assert_allclose(fsdp["trained"][name], values, atol=1e-5, err_msg=name)
+
+
+def test_a_model_that_one_device_cannot_hold_is_probed_in_shards_and_trains(tmp_path: Path) -> None:
+    folders = [tmp_path / way for way in ("deep", "shards")]
+    for folder in folders:
+        folder.mkdir()
+    done = timed([sys.executable, str(SCRIPT), str(folders[0]), "sft", "deep"], seconds=200)
+    alone = told(folders[0], done, "sft", 1)[0]
+    done = torchrun(SCRIPT, folders[1], "sft", "shards", seconds=300)
+    shards = told(folders[1], done, "sft", 2)[0]
+    assert_placed_alike(alone, shards)
+    assert shards["sharded"]
+    assert shards["untouched"]
+    assert len(shards["losses"]) == 3
+    assert shards["trained"].keys() == alone["trained"].keys()
+    said = " ".join(done.stderr.split())
+    assert "Note: probed in shards over 2 ranks, each of which ran every example. The unsharded model has " in said
+
+
+def test_a_rank_that_fails_in_the_middle_of_a_copy_s_pass_ends_the_run(tmp_path: Path) -> None:
+    done = torchrun(SCRIPT, tmp_path, "sft", "broken", seconds=200)
+    assert done.returncode != 0
+    assert "the layer went away" in done.stderr
+    assert not list(tmp_path.rglob("placement.json"))

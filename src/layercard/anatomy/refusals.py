@@ -90,17 +90,20 @@ def check_parameters(model: nn.Module, *, allow_absent: bool = False) -> None:
     for name, parameter in model.named_parameters():
         if (parameter.is_meta and not allow_absent) or hasattr(parameter, "ds_id"):
             where = "on the meta device" if parameter.is_meta else "partitioned by DeepSpeed ZeRO-3"
+            loads = "FSDP's `cpu_ram_efficient_loading` loads them on the first rank alone: set it to false. Or choose"
             raise ModelError(
-                f"`{name}` is {where}, so the probe cannot run. Placement needs all weights loaded before training. Choose "
+                f"`{name}` is {where}, so the probe cannot run. Placement needs all weights loaded before training, on every "
+                f"rank. {loads if parameter.is_meta else 'Choose'} "
                 "the layers beforehand with `layercard plan MODEL --dataset DATA -o placement.json`, and give PEFT its `layers` "
                 "as `LoraConfig(layers_to_transform=[...])`."
             )
         if hasattr(parameter, "device_mesh"):
             raise ModelError(
                 f"`{name}` is sharded already (a DTensor of FSDP2 or tensor parallelism). Placement takes adapters out of "
-                "a model before it is sharded, as accelerate does in `train()`: call `place` before `fully_shard`. A model that "
-                "no device can hold whole can be probed in shards: call `layercard.probe(model, batches)` on every rank. Give "
-                "PEFT the layers with the highest scores as `LoraConfig(layers_to_transform=[...])`."
+                "a model before it is sharded, as accelerate does in `train()`: call `place` before `fully_shard`, with the "
+                "model whole on every rank's CPU; where no device can hold it, `place` probes it in shards. Or call "
+                "`layercard.probe(model, batches)` on every rank, and give PEFT the layers with the highest scores as "
+                "`LoraConfig(layers_to_transform=[...])`."
             )
         state = getattr(parameter, "quant_state", None)
         if getattr(state, "packing_format_for_cpu", False):

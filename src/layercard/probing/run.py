@@ -20,7 +20,7 @@ from layercard.probing.finish import finish
 from layercard.probing.labels import Objective, read_labels_of
 from layercard.probing.passes import Loss, Passes
 from layercard.probing.pulse import pulse
-from layercard.probing.sharded import check_same_batches, in_shards, is_sharded
+from layercard.probing.sharded import check_same_batches, class_name, in_shards, is_sharded
 from layercard.probing.statistics import LayerStatistics, Need
 from layercard.progress import Progress
 from layercard.ranks import rank as this_rank
@@ -78,7 +78,7 @@ def run_probe(
         run.sums.reduce(run.device)
     run.check()
     return finish(
-        run.sums, run.names, model=type(model).__name__, needs=run.needs, offset=run.offset, notes=run.notes,
+        run.sums, run.names, model=class_name(model), needs=run.needs, offset=run.offset, notes=run.notes,
         left_out=weights_out_of_reach(stack), seconds=time.perf_counter() - began,
         with_targets=tuple(sorted({target.layer for target in targets})),
     )  # fmt: skip

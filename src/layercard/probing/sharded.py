@@ -3,7 +3,7 @@
 Under FSDP2 (`torch.distributed.fsdp.fully_shard`) every layer's weights are gathered by FSDP's own hooks while it runs, so what
 a layer reads and writes, and the gradients that come back, are whole on every rank, and no device ever holds the whole model.
 All ranks run the same batches then, since a layer runs on all of them or on none. Other ways of sharding are refused by name.
-Offers `is_sharded`, `check_same_batches` and `in_shards`.
+Offers `is_sharded`, `class_name`, `check_same_batches` and `in_shards`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ def is_sharded(model: nn.Module) -> bool:
     if reason is not None:
         raise ModelError(f"{reason} {OTHERWISE}")
     return bool(_sharded_modules(model))
+
+
+def class_name(model: nn.Module) -> str:
+    """Return the name of the model's class, without the one that FSDP2 puts before it."""
+    if not _sharded_modules(model):
+        return type(model).__name__
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(kind.__name__ for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def check_same_batches(batches: Sequence[Mapping[str, Any]]) -> None:

@@ -6,16 +6,14 @@ on by depth; only what would keep training itself from working (`UntrainableErro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import torch
 
 from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.anatomy.layers import find_layers
 from layercard.errors import DataError, HostError, ModelError, ProbeError, UntrainableError
+from layercard.pipeline.before.room import probed_where_it_fits, ways_out
 from layercard.probing.run import run_probe
 from layercard.ranks import meet, together
 from layercard.registry import Extensions
@@ -62,24 +60,26 @@ def locate_layers(model: nn.Module, path: str | None, extensions: Extensions) ->
     return extensions.locate_decoder_layers(model) if path is None else find_layers(model, path=path)
 
 
-def look(run: RunToPlace, name: str, *, examples: int) -> Seen:
+def look(run: RunToPlace, name: str, *, examples: int, in_shards: bool = True) -> Seen:
     """Return the score `name` of the run's model on at most `examples` of its examples; raise where it is undefined.
 
-    Where it fails on one rank, it raises on every rank.
+    `in_shards` says whether a model that no device holds whole is probed in shards. Where it fails on one rank, it raises on
+    every rank.
     """
     with together():
-        return _look(run, name, examples)
+        return _look(run, name, examples, in_shards=in_shards)
 
 
-def _look(run: RunToPlace, name: str, examples: int) -> Seen:
+def _look(run: RunToPlace, name: str, examples: int, *, in_shards: bool) -> Seen:
     host, settings = run.host, run.settings
     _refuse_zero3(host)
     batches = host.probe_batches(examples, settings.probe_batch_size, settings.random_seed)
-    with _on_training_device(host):
-        statistics = run_probe(
-            host.model,
+
+    def probe(model: nn.Module, stack: LayerStack) -> LayerStatistics:
+        return run_probe(
+            model,
             batches,
-            stack=run.stack,
+            stack=stack,
             needs=run.extensions.scorers[name].needs,
             loss=host.loss,
             objective=host.objective,
@@ -88,17 +88,20 @@ def _look(run: RunToPlace, name: str, examples: int) -> Seen:
             seed=settings.random_seed,
             checkpointing=is_checkpointing(host.trainer.args),
         )
+
+    statistics = probed_where_it_fits(host, run.stack, probe, in_shards=in_shards)
     return Seen(statistics, {name: checked(run.extensions.scorers[name].score(statistics), statistics)})
 
 
 def glance(run: RunToPlace, name: str, *, examples: int) -> Seen:
     """Return the same where no score decides: what keeps it from being computed is told, not raised.
 
-    Raises `UntrainableError` where training itself would fail or learn nothing.
+    A model that no device holds whole is not looked at: in shards, what one rank cannot run keeps the others waiting, and could
+    not be passed over. Raises `UntrainableError` where training itself would fail or learn nothing.
     """
     meet()  # what failed on another rank before is not passed over here
     try:
-        return look(run, name, examples=examples)
+        return look(run, name, examples=examples, in_shards=False)
     except UntrainableError:
         raise
     except CANNOT_LOOK as error:
@@ -118,35 +121,5 @@ def _refuse_zero3(host: Host) -> None:
     if is_deepspeed_zero3_enabled():
         raise HostError(
             "The run uses DeepSpeed ZeRO-3, under which the model cannot be probed: its weights are partitioned, or will be, "
-            f"and layers run only inside DeepSpeed's engine. ZeRO-1 and ZeRO-2 work. {_plan_first(host)}"
+            f"and layers run only inside DeepSpeed's engine. ZeRO-1 and ZeRO-2 work. {ways_out(host)}"
         )
-
-
-def _plan_first(host: Host) -> str:
-    name = getattr(host.model.config, "_name_or_path", None) or "MODEL"
-    return (
-        f"Choose the layers beforehand, `layercard plan {name} --dataset DATA -o placement.json`, and give PEFT its "
-        "`layers` as `LoraConfig(layers_to_transform=[...])`. Or shard the model by FSDP2 (`fully_shard`) in a script of its "
-        "own, call `layercard.probe(model, batches)` there on every rank, and take the layers with the highest scores."
-    )
-
-
-@contextmanager
-def _on_training_device(host: Host) -> Iterator[None]:
-    """Hold the model on the device that trains it: under FSDP and DeepSpeed it is still on the CPU before `train()`."""
-    model, device = host.model, host.device
-    if device.type != "cuda" or any(p.device.type != "cpu" for p in model.parameters()):
-        yield
-        return
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    free, _ = torch.cuda.mem_get_info(device)
-    if size > 0.8 * free:
-        raise HostError(
-            f"The unsharded model has {size / 2**30:.0f} GiB and {device} has {free / 2**30:.0f} GiB free, so it cannot be "
-            f"probed before it is sharded. {_plan_first(host)}"
-        )
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to("cpu")
