@@ -1,4 +1,4 @@
-"""The real commands, each in processes of its own: `axolotl preprocess`, `train`, `merge-lora`, and two ranks."""
+"""The real commands, each in processes of its own: `axolotl preprocess`, `train`, `merge-lora`, and several ranks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
-from runs import BIN, PLUGIN, check_files, command, dpo, read_json, sft, write
+from runs import BIN, PLUGIN, adapter, check_files, command, dpo, read_json, sft, write
 from safetensors.torch import load_file
 
 
@@ -86,8 +87,10 @@ def test_dpo(folder, tmp_path):
 ON_CPU = '''
 """Axolotl gives every rank a device of its own number, which a machine without accelerators has not."""
 import os
+from pathlib import Path
 
 from axolotl.integrations.base import BasePlugin
+from safetensors.torch import save_file
 
 
 class OnCpu(BasePlugin):
@@ -95,31 +98,43 @@ class OnCpu(BasePlugin):
         cfg.device_map = {"": "cpu"}
         if os.environ["RANK"] == "1" and "SECOND_RANK" in os.environ:
             cfg.lora_layers = [0, 1]
+
+    def post_train(self, cfg, model):
+        trained = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+        save_file(trained, Path(__file__).with_name(f"rank-{os.environ['RANK']}.safetensors"))
 '''
 
 
-def test_two_ranks_make_one_placement_and_one_report(folder, tmp_path):
-    trained = _two_ranks(folder, tmp_path, {"strategy": "high", "num_layers": 2})
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_make_one_placement_one_adapter_and_one_report(folder, tmp_path, ranks):
+    trained = _on_ranks(ranks, folder, tmp_path, {"strategy": "high", "num_layers": 2})
     assert trained.returncode == 0, trained.stderr
     check_files(tmp_path / "out", read_json(tmp_path / "out" / "placement.json")["layers"])
     assert trained.stdout.count("Adapted: layers") == 1
+    saved = adapter(tmp_path / "out")
+    for rank in range(ranks):
+        held = load_file(tmp_path / f"rank-{rank}.safetensors")
+        assert {name.replace(".default", ""): value.tolist() for name, value in held.items()} == {
+            name: value.tolist() for name, value in saved.items()
+        }
 
 
 def test_ranks_that_chose_differently_all_stop(folder, tmp_path):
-    trained = _two_ranks(folder, tmp_path, [2, 3], SECOND_RANK="differs")
+    trained = _on_ranks(2, folder, tmp_path, [2, 3], SECOND_RANK="differs")
     assert trained.returncode != 0
     assert (trained.stderr + trained.stdout).count("PlacementError") >= 2
     assert not (tmp_path / "out" / "placement.json").exists()
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
-def _two_ranks(
-    folder: Path, tmp_path: Path, lora_layers: object, **environment: str
+def _on_ranks(
+    ranks: int, folder: Path, tmp_path: Path, lora_layers: object, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     (tmp_path / "on_cpu.py").write_text(ON_CPU)
     path = write(sft(folder, plugins=["on_cpu.OnCpu", PLUGIN], lora_layers=lora_layers), tmp_path / "out")
     return command(
-        "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "axolotl.cli.train", path,
+        "torchrun", "--standalone", "--nproc_per_node", str(ranks), "-m", "axolotl.cli.train", path,
         PYTHONPATH=str(tmp_path), ACCELERATE_USE_CPU="true", **environment,
     )  # fmt: skip
 
