@@ -12,8 +12,11 @@ STACK := trl==1.16.0 transformers==5.24.0 peft==0.21.2 accelerate==1.15.0 datase
 # Axolotl pins its stack exactly, so each of its releases has an environment of its own.
 AXOLOTL := 0.19.0
 AXOLOTL_NEXT := 0.21.0
-# The first Python that is recent enough and really starts: pyenv has names on the PATH that do not.
-PYTHONS_NEXT := python3.12 python3.13 python3.14 $(PYTHON) $(wildcard $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python3)
+# The first Python that is recent enough and really starts: pyenv has names on the PATH that do not. 3.12 comes first, since what
+# Axolotl 0.21.0 pins (zstandard 0.22.0) has no wheel for 3.13 and could not be built there.
+PYENV := $(HOME)/.pyenv/versions
+PYTHONS_NEXT := python3.12 $(wildcard $(PYENV)/3.12.*/bin/python3) python3.13 python3.14 $(PYTHON) \
+	$(wildcard $(PYENV)/3.1[3-9].*/bin/python3)
 PYTHON_NEXT ?= $(or $(firstword $(foreach python,$(PYTHONS_NEXT),$(shell $(python) -c \
 	'import sys; sys.version_info >= (3, 12) and print(sys.executable)' 2>/dev/null))),$(error \
 	Axolotl $(AXOLOTL_NEXT) needs Python 3.12 or later and none was found: make axolotl-next PYTHON_NEXT=/path/to/python))
