@@ -123,10 +123,12 @@ torch.cuda.can_device_access_peer = lambda *devices: True
 
 
 class OnCpu(BasePlugin):
+    def register(self, cfg):
+        if os.environ["RANK"] == "1" and "SECOND_RANK" in os.environ:
+            cfg["lora_layers"] = [0, 1]
+
     def load_datasets(self, cfg, preprocess=False):
         cfg.device_map = {"": "cpu"}
-        if os.environ["RANK"] == "1" and "SECOND_RANK" in os.environ:
-            cfg.lora_layers = [0, 1]
 
     def post_train(self, cfg, model):
         trained = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
