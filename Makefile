@@ -12,7 +12,14 @@ STACK := trl==1.16.0 transformers==5.24.0 peft==0.21.2 accelerate==1.15.0 datase
 # Axolotl pins its stack exactly, so each of its releases has an environment of its own.
 AXOLOTL := 0.19.0
 AXOLOTL_NEXT := 0.21.0
-PYTHON_NEXT ?= python3.12
+# The first Python that is recent enough and really starts: pyenv has names on the PATH that do not. 3.12 comes first, since what
+# Axolotl 0.21.0 pins (zstandard 0.22.0) has no wheel for 3.13 and could not be built there.
+PYENV := $(HOME)/.pyenv/versions
+PYTHONS_NEXT := python3.12 $(wildcard $(PYENV)/3.12.*/bin/python3) python3.13 python3.14 $(PYTHON) \
+	$(wildcard $(PYENV)/3.1[3-9].*/bin/python3)
+PYTHON_NEXT ?= $(or $(firstword $(foreach python,$(PYTHONS_NEXT),$(shell $(python) -c \
+	'import sys; sys.version_info >= (3, 12) and print(sys.executable)' 2>/dev/null))),$(error \
+	Axolotl $(AXOLOTL_NEXT) needs Python 3.12 or later and none was found: make axolotl-next PYTHON_NEXT=/path/to/python))
 AXOLOTL_PACKAGE := plugins/layercard-axolotl
 AXOLOTL_STAMP := .venv-axolotl/.installed-$(AXOLOTL)
 NEXT_STAMP := .venv-axolotl-next/.installed-$(AXOLOTL_NEXT)
@@ -30,7 +37,7 @@ help:
 	@echo "make demo     train SmolLM2-135M on docstrings, placed and all-layer, and show the speedup and its cost"
 	@echo "make test     run all tests"
 	@echo "make test-lowest  the part of the tests that meets other packages most, on the lowest releases that we ask for"
-	@echo "make axolotl  test the Axolotl plugin in an environment of its own (axolotl-next: its newest release, Python 3.12)"
+	@echo "make axolotl  test the Axolotl plugin in an environment of its own (axolotl-next: its newest release, Python 3.12 or later)"
 	@echo "make deepspeed  test DeepSpeed's ZeRO-2 and ZeRO-3 on CPU, in a folder of its own (needs a C++ compiler)"
 	@echo "make fuzz     look for what breaks, with other examples each time: 10,000 card files, and as many times more of the others"
 	@echo "make lint     check style and formatting      make format   apply them"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from safetensors.torch import load_file
 
 PLUGIN = "layercard_axolotl.LayerCardPlugin"
 KERNELS_OFF = dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), False)
+BY_ENTRY_POINT = tuple(map(int, version("axolotl").split(".")[:2])) >= (0, 21)
+"""Whether this is Axolotl 0.21 or later, which loads plugins that no line names."""
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     "AXOLOTL_DO_NOT_TRACK": "1",

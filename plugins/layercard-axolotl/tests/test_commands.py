@@ -1,4 +1,4 @@
-"""The real commands, each in processes of its own: `axolotl preprocess`, `train`, `merge-lora`, and two ranks."""
+"""The real commands, each in processes of its own: `axolotl preprocess`, `train`, `merge-lora`, and several ranks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 import torch
-from runs import BIN, PLUGIN, check_files, command, dpo, read_json, sft, write
+from runs import BIN, BY_ENTRY_POINT, PLUGIN, adapter, check_files, command, dpo, read_json, sft, write
 from safetensors.torch import load_file
 
 
@@ -83,43 +84,89 @@ def test_dpo(folder, tmp_path):
     check_files(tmp_path / "out", [1, 3])
 
 
-ON_CPU = '''
-"""Axolotl gives every rank a device of its own number, which a machine without accelerators has not."""
-import os
+WITHOUT_A_LINE = pytest.mark.skipif(not BY_ENTRY_POINT, reason="Axolotl 0.21 and later")
 
+
+@WITHOUT_A_LINE
+@pytest.mark.parametrize("plugins", [None, ["layercard_axolotl:LayerCardPlugin"]], ids=["no line", "as in metadata"])
+def test_the_plugin_is_found_by_its_entry_point(folder, tmp_path, plugins):
+    """Once, where a line names it as well: the second registration would begin the run anew."""
+    path = write(sft(folder, plugins=plugins, lora_layers=[3]), tmp_path / "out")
+    trained = command("axolotl", "train", path)
+    assert trained.returncode == 0, trained.stderr
+    assert check_files(tmp_path / "out", [3])["backward_layers"] == [3]
+    assert trained.stdout.count("Adapted: layer") == 1
+
+
+@WITHOUT_A_LINE
+def test_a_misspelt_line_stops_the_command(folder, tmp_path):
+    path = write(sft(folder, plugins=["layercard_axolotl.LayercardPlugin"]), tmp_path / "out")
+    trained = command("axolotl", "train", path)
+    assert trained.returncode != 0
+    assert "has no attribute 'LayercardPlugin'" in trained.stderr + trained.stdout
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+ON_CPU = '''
+"""Axolotl gives every rank a device of its own number, which a machine without accelerators has not.
+
+It also asks whether devices reach one another, which torch's builds for CUDA answer with an error where there is no driver.
+"""
+import os
+from pathlib import Path
+
+import torch
 from axolotl.integrations.base import BasePlugin
+from safetensors.torch import save_file
+
+torch.cuda.can_device_access_peer = lambda *devices: True
 
 
 class OnCpu(BasePlugin):
+    def register(self, cfg):
+        if os.environ["RANK"] == "1" and "SECOND_RANK" in os.environ:
+            cfg["lora_layers"] = [0, 1]
+
     def load_datasets(self, cfg, preprocess=False):
         cfg.device_map = {"": "cpu"}
-        if os.environ["RANK"] == "1" and "SECOND_RANK" in os.environ:
-            cfg.lora_layers = [0, 1]
+
+    def post_train(self, cfg, model):
+        trained = {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+        save_file(trained, Path(__file__).with_name(f"rank-{os.environ['RANK']}.safetensors"))
 '''
 
 
-def test_two_ranks_make_one_placement_and_one_report(folder, tmp_path):
-    trained = _two_ranks(folder, tmp_path, {"strategy": "high", "num_layers": 2})
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("ranks", "named"), [(2, True), (4, True), pytest.param(2, False, marks=WITHOUT_A_LINE)])
+def test_ranks_make_one_placement_one_adapter_and_one_report(folder, tmp_path, ranks, named):
+    trained = _on_ranks(ranks, folder, tmp_path, {"strategy": "high", "num_layers": 2}, named=named)
     assert trained.returncode == 0, trained.stderr
     check_files(tmp_path / "out", read_json(tmp_path / "out" / "placement.json")["layers"])
     assert trained.stdout.count("Adapted: layers") == 1
+    saved = adapter(tmp_path / "out")
+    for rank in range(ranks):
+        held = load_file(tmp_path / f"rank-{rank}.safetensors")
+        assert {name.replace(".default", ""): value.tolist() for name, value in held.items()} == {
+            name: value.tolist() for name, value in saved.items()
+        }
 
 
 def test_ranks_that_chose_differently_all_stop(folder, tmp_path):
-    trained = _two_ranks(folder, tmp_path, [2, 3], SECOND_RANK="differs")
+    trained = _on_ranks(2, folder, tmp_path, [2, 3], SECOND_RANK="differs")
     assert trained.returncode != 0
     assert (trained.stderr + trained.stdout).count("PlacementError") >= 2
     assert not (tmp_path / "out" / "placement.json").exists()
     assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
 
 
-def _two_ranks(
-    folder: Path, tmp_path: Path, lora_layers: object, **environment: str
+def _on_ranks(
+    ranks: int, folder: Path, tmp_path: Path, lora_layers: object, *, named: bool = True, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     (tmp_path / "on_cpu.py").write_text(ON_CPU)
-    path = write(sft(folder, plugins=["on_cpu.OnCpu", PLUGIN], lora_layers=lora_layers), tmp_path / "out")
+    lines = ["on_cpu.OnCpu"] + [PLUGIN] * named
+    path = write(sft(folder, plugins=lines, lora_layers=lora_layers), tmp_path / "out")
     return command(
-        "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "axolotl.cli.train", path,
+        "torchrun", "--standalone", "--nproc_per_node", str(ranks), "-m", "axolotl.cli.train", path,
         PYTHONPATH=str(tmp_path), ACCELERATE_USE_CPU="true", **environment,
     )  # fmt: skip
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
+from collections import OrderedDict
+from contextlib import nullcontext
 from importlib.metadata import entry_points, requires, version
 from pathlib import Path
 
-import axolotl.integrations.base
 import pytest
 import yaml
 from click.testing import CliRunner
-from runs import PLUGIN, check_files, command, sft, train_here, write
+from runs import BY_ENTRY_POINT, PLUGIN, check_files, command, sft, train_here, write
 
 AS_INSTALLED = Path(sys.prefix) / "axolotl-as-installed.txt"
 """What `pip freeze` said before layercard came; the Makefile wrote it."""
@@ -48,17 +48,29 @@ def test_versions_are_one():
     assert version("layercard") == version("layercard-axolotl")
 
 
-def test_a_broken_installation_stops_the_run_instead_of_being_logged(monkeypatch):
-    """Axolotl logs a plugin whose import raises `ImportError`, and trains without it."""
+@pytest.mark.parametrize(
+    ("asking", "stops"),
+    [
+        ({"plugins": [PLUGIN], "lora_layers": "auto"}, True),
+        ({"plugins": [PLUGIN]}, True),
+        ({"lora_layers": "auto"}, BY_ENTRY_POINT),
+        ({}, False),
+    ],
+    ids=["line and key", "line", "key", "neither"],
+)
+def test_a_broken_installation_stops_the_runs_that_ask_for_it_instead_of_being_logged(monkeypatch, asking, stops):
+    """Axolotl logs a plugin whose import fails, and trains without it; 0.21 does where no line names it."""
+    from axolotl.cli.config import prepare_plugins
     from axolotl.integrations.base import PluginManager
+    from axolotl.utils.dict import DictDefault
 
     import layercard_axolotl
 
-    manager = PluginManager.get_instance()
-    asked_for = {"required": True} if "required" in inspect.signature(manager.register).parameters else {}
+    monkeypatch.setattr(PluginManager.get_instance(), "plugins", OrderedDict())
     monkeypatch.setitem(sys.modules, "layercard_axolotl.plugin", None)
-    with pytest.raises(layercard_axolotl.BrokenInstallationError, match="cannot be used here"):
-        manager.register(PLUGIN, **asked_for)
+    stopped = pytest.raises(layercard_axolotl.BrokenInstallationError, match="cannot be used here")
+    with stopped if stops else nullcontext():
+        prepare_plugins(DictDefault(asking))
 
 
 def test_axolotl_finds_the_plugin_by_its_entry_point_under_the_name_that_yaml_uses():
@@ -87,7 +99,7 @@ def test_the_command_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.skipif(not hasattr(axolotl.integrations.base, "get_builtin_plugins"), reason="Axolotl 0.21 and later")
+@pytest.mark.skipif(not BY_ENTRY_POINT, reason="Axolotl 0.21 and later")
 def test_axolotl_shows_and_runs_the_command(folder, tmp_path):
     shown = command("axolotl", "--help")
     assert "layercard-plan" in shown.stdout
@@ -97,7 +109,7 @@ def test_axolotl_shows_and_runs_the_command(folder, tmp_path):
     assert (tmp_path / "placed.yml").exists()
 
 
-@pytest.mark.skipif(not hasattr(axolotl.integrations.base, "get_builtin_plugins"), reason="Axolotl 0.21 and later")
+@pytest.mark.skipif(not BY_ENTRY_POINT, reason="Axolotl 0.21 and later")
 def test_no_line_is_needed_and_a_misspelt_one_is_an_error(folder, tmp_path):
     run = train_here(write(sft(folder, plugins=None, lora_layers=[3]), tmp_path / "out"))
     assert run.layers == (3,)

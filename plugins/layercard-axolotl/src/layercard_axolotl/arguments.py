@@ -13,9 +13,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from layercard.errors import SettingsError
 from layercard.settings import PlacementSettings
+from layercard_axolotl.asked import KEY
 from layercard_axolotl.refusals import refuse_configuration
-
-KEY = "lora_layers"
 
 
 class LayerCardArgs(BaseModel):

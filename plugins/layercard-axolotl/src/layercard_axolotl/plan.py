@@ -25,7 +25,7 @@ from layercard.report.words import as_fast
 from layercard.settings import PlacementSettings
 from layercard_axolotl import compat
 from layercard_axolotl.adapter_keys import Selection
-from layercard_axolotl.arguments import KEY
+from layercard_axolotl.asked import KEY
 from layercard_axolotl.before_adapter import Early, choose_before_adapter
 from layercard_axolotl.refusals import refuse_choice
 from layercard_axolotl.yaml_file import ConfigFile

@@ -18,7 +18,8 @@ from transformers import TrainerCallback
 from layercard import place
 from layercard.errors import HostError
 from layercard_axolotl import compat
-from layercard_axolotl.arguments import KEY, settings_of
+from layercard_axolotl.arguments import settings_of
+from layercard_axolotl.asked import KEY, named
 from layercard_axolotl.before_adapter import choose_before_adapter, verify_built
 from layercard_axolotl.refusals import refuse_trained_adapter, weights_on_one_rank
 
@@ -56,7 +57,7 @@ class LayerCardPlugin(BasePlugin):
         """Keep the tokenized data where layers are chosen before the trainer exists; None leaves loading to Axolotl."""
         settings = settings_of(cfg)
         if settings is None:
-            level = logging.WARNING if _named(cfg) else logging.DEBUG
+            level = logging.WARNING if named(cfg) else logging.DEBUG
             log.log(level, "`%s` is not in the configuration, so layercard does nothing in this run.", KEY)
             return None
         if preprocess:
@@ -99,11 +100,6 @@ class LayerCardPlugin(BasePlugin):
             return
         trainer.args.resume_from_checkpoint = compat.checkpoint_to_resume(cfg)
         self.run = place(trainer, lora_layers=self._settings, chosen=self._chosen)
-
-
-def _named(cfg: Any) -> bool:
-    """Whether the configuration asks for the plugin; Axolotl 0.21 loads it wherever it is installed."""
-    return any(str(name).startswith("layercard_axolotl") for name in cfg.get("plugins") or ())
 
 
 class PlacementProof(TrainerCallback):
