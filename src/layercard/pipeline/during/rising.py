@@ -2,7 +2,8 @@
 
 Between two optimizer steps the adapters of the lower layers stop learning: they keep their values, which are saved with the
 others, and the optimizer keeps what it knows of them. Backpropagation then ends at the lowest layer that still learns, and
-with `prefix_cache` the states below it are cached from then on. A resumed run begins in the phase that its step lies in.
+with `prefix_cache` the states below it are cached from then on, rolled forward from those that were cached further down. A
+resumed run begins in the phase that its step lies in.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from layercard.anatomy.gradient_entry import GradientEntry
     from layercard.pipeline.placed_run import PlacedRun
+    from layercard.prefix.earlier import EarlierStates
 
 
 class RunPhase:
@@ -80,11 +82,16 @@ class Rising:
         """Go on to the next phase."""
         self.current = self.phases[self.phases.index(self.current) + 1]
 
-    def enter(self, undo: ExitStack) -> PrefixChoice:
-        """Let the layers of the current phase alone learn until `undo` is closed; return its prefix cache."""
+    def enter(self, undo: ExitStack, earlier: EarlierStates | None = None) -> PrefixChoice:
+        """Let the layers of the current phase alone learn until `undo` is closed; return its prefix cache.
+
+        `earlier` is what the cache of the phase before handed over.
+        """
         run, placement, entries = self._run, self.current.phase.placement, self.current.entries
         undo.enter_context(frozen_below(run.stack, placement.entry))
-        prefix = PrefixChoice(run.host, run.stack, placement, run.settings, entry_obstacle=entries.obstacle)
+        prefix = PrefixChoice(
+            run.host, run.stack, placement, run.settings, entry_obstacle=entries.obstacle, earlier=earlier
+        )
         return undo.enter_context(prefix)
 
     def to_list(self) -> list[dict[str, Any]]:
