@@ -43,11 +43,11 @@ class Shape:
     """The model, the data, and how often everything is run."""
 
     layers: int = 30
-    hidden: int = 288
-    examples: int = 64
+    hidden: int = 192
+    examples: int = 32
     width: int = 64
     rounds: int = 7
-    rises: tuple[tuple[int, int], ...] = ((5, 15), (10, 20), (15, 20), (20, 25))
+    rises: tuple[tuple[int, int], ...] = ((20, 25), (15, 20), (10, 20))
 
 
 class Rise:
