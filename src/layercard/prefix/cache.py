@@ -94,6 +94,7 @@ class PrefixCache:
             raise PlacementError(
                 f"The prefix below layer {self._entry} cannot be cached: {obstacle} Train with `prefix_cache: off`."
             )
+        self._handed_over = False
         self._backbone = find_backbone(self._model, self._stack)
         self._parameters = prefix_parameters(self._backbone, self._stack, self._entry)
         self._identity = digest(self._backbone, self._parameters, self._entry)
