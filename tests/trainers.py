@@ -117,6 +117,24 @@ class StopAfter(TrainerCallback):
             control.should_training_stop = True
 
 
+class FreezeBelow(TrainerCallback):
+    """Sets `requires_grad` of the adapters below a layer when an optimizer step begins, and knows nothing of layercard.
+
+    `at` holds the lowest layer that learns by the step from which it is so.
+    """
+
+    def __init__(self, at: dict[int, int]) -> None:
+        self.at = at
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        below = max((layer for step, layer in self.at.items() if step <= state.global_step), default=0)
+        for index, layer in enumerate(find_layers(model).layers):
+            for name, parameter in layer.named_parameters():
+                if "lora_" in name and index < below:
+                    parameter.requires_grad_(False)
+                    parameter.grad = None
+
+
 class AtFirstStep(TrainerCallback):
     """Notes everything that training could see before its first step."""
 

@@ -1,6 +1,7 @@
 """One rank of a guarded run under torchrun. Arguments: the output directory, and `plain` or what to do on a loss.
 
-`plain` trains all layers without layercard. Writes what it trained and logged to rank<r>.pt in the output directory.
+`plain` trains all layers without layercard, `rising` and `rising_off` with a schedule. Writes what it trained and logged to
+rank<r>.pt in the output directory.
 """
 
 import os
@@ -15,9 +16,15 @@ from trainers import logs, placed, train, trained
 
 if __name__ == "__main__":
     folder, rank, reaction = Path(sys.argv[1]), int(os.environ["RANK"]), sys.argv[2]
-    trainer = guarded_trainer(folder, ddp_find_unused_parameters=False, ddp_backend="gloo", stop_after=3)
+    rising = reaction.startswith("rising")
+    steps = {"max_steps": 48, "stop_after": 48} if rising else {"stop_after": 3}
+    unused = None if rising else False
+    trainer = guarded_trainer(folder, ddp_find_unused_parameters=unused, ddp_backend="gloo", **steps)
     run = None
-    if reaction in ("off", "warn"):
+    if rising:
+        guarded = {"guard": reaction == "rising", "guard_budget": 0.5, "measure": False}
+        run = placed(trainer, (0, 1, 2, 3), schedule="0.25:0.5, 0.5:0.75", **guarded)
+    elif reaction in ("off", "warn"):
         trainer.processing_class, on = tiny_tokenizer(), reaction == "warn"
         control = "builtin" if on else None
         run = placed(trainer, (1, 3), guard=on, measure=on, guard_budget=0.15, control=control)

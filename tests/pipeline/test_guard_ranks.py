@@ -45,6 +45,18 @@ def test_two_ranks_find_one_share_and_train_as_two_without_a_guard(tmp_path):
     assert done.stderr.count("Trial of") == 1
 
 
+def test_two_ranks_try_a_schedule_as_one_and_train_as_two_without_a_guard(tmp_path):
+    done, guarded = _trained(tmp_path / "guarded", "rising")
+    _, plain = _trained(tmp_path / "off", "rising_off")
+    assert equal(guarded[0]["values"], plain[0]["values"])
+    assert guarded[0]["logs"] == plain[0]["logs"]
+    first, second = ({k: v for k, v in each["quality"].items() if k != "seconds"} for each in guarded)
+    assert first == second
+    assert (first["kind"], first["share_kept"]) == ("tried", None)
+    assert first["share_in_trial"] > 0
+    assert done.stderr.count("Trial of") == 1
+
+
 def test_all_layers_instead_train_as_two_ranks_without_layercard(tmp_path):
     _, guarded = _trained(tmp_path / "guarded", "all_layers")
     _, plain = _trained(tmp_path / "plain", "plain")

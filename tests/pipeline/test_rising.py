@@ -13,31 +13,16 @@ from layercard.anatomy.layers import find_layers
 from layercard.errors import HostError, SettingsError
 from layercard.report.files import load_report
 from tiny import tiny_examples, tiny_model
-from trainers import Rows, StopAfter, equal, logs, long_trainer, make_trainer, train, trained
+from trainers import FreezeBelow, Rows, StopAfter, equal, logs, long_trainer, make_trainer, train, trained
 
 STEPS = 8
 SCHEDULE = "0.25:0.5, 0.5:0.75"
 PHASES = [(0, 2, [0, 1, 2, 3]), (2, 4, [2, 3]), (4, 8, [3])]
 
 
-class FreezeByHand(TrainerCallback):
-    """Sets `requires_grad` of the adapters below a layer when an optimizer step begins, and knows nothing of layercard."""
-
-    def __init__(self, at: dict[int, int]) -> None:
-        self.at = at
-
-    def on_step_begin(self, args, state, control, model=None, **kwargs):
-        below = max((layer for step, layer in self.at.items() if step <= state.global_step), default=0)
-        for index, layer in enumerate(find_layers(model).layers):
-            for name, parameter in layer.named_parameters():
-                if "lora_" in name and index < below:
-                    parameter.requires_grad_(False)
-                    parameter.grad = None
-
-
 def by_hand(folder, **changes):
     trainer = make_trainer(folder, max_steps=STEPS, **changes)
-    trainer.add_callback(FreezeByHand({2: 2, 4: 3}))
+    trainer.add_callback(FreezeBelow({2: 2, 4: 3}))
     return trainer
 
 
@@ -135,6 +120,76 @@ def test_with_the_prefix_cache_what_is_below_is_cached_from_the_rise_on(tmp_path
     assert not list((tmp_path / "1MiB").glob("prefix_cache*"))
 
 
+CACHED = {"lora_layers": [1, 2, 3], "schedule": "0.34:0.34, 0.67:0.67"}
+"""Three epochs of 40 rows: backpropagation ends at layer 1, 2 and 3."""
+
+
+def cached_run(folder, cache, *, stop_after=None, resume=None, dropout=0.0, **changes):
+    """Adapters after a run of three epochs with this prefix cache, and its report."""
+    trainer = make_trainer(folder, max_steps=60, **changes)
+    for module in trainer.model.modules():
+        if hasattr(module, "lora_dropout"):
+            module.lora_dropout["default"].p = dropout
+    run = place(trainer, prefix_cache=cache, **CACHED)
+    if stop_after is not None:
+        trainer.add_callback(StopAfter(stop_after))
+    train(trainer, resume_from_checkpoint=resume)
+    return adapters(trainer.model), run.report
+
+
+def furthest(found, expected):
+    assert found.keys() == expected.keys()
+    return max(float((found[n] - w).norm() / w.norm()) for n, w in expected.items())
+
+
+@pytest.mark.parametrize("cache", ["1MiB", "1B"], ids=["memory", "disk"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"gradient_accumulation_steps": 2}, {"activation_checkpointing": True}],
+    ids=["plain", "accumulation", "checkpointing"],
+)
+def test_at_a_rise_the_prefix_cache_rolls_forward(tmp_path, cache, changes):
+    expected, _ = cached_run(tmp_path / "off", "off", **changes)
+    found, report = cached_run(tmp_path / "on", cache, **changes)
+    assert furthest(found, expected) < 1e-4
+    use = report.prefix_cache
+    assert (use["on"], use["off"], use["bypassed"]) == (True, None, {})
+    assert use["misses"] == 0  # every row had been seen
+    assert use["rolled"] > 0
+    rows = 20 * 2 * changes.get("gradient_accumulation_steps", 1)
+    assert use["hits"] == rows - use["rolled"]
+    assert report.unexplained() == []
+    assert load_report(tmp_path / "on" / "report.json").prefix_cache["rolled"] == use["rolled"]
+    assert not list((tmp_path / "on").glob("prefix_cache*"))
+
+
+@pytest.mark.parametrize("stopped", [10, 20, 30, 41, 50])
+def test_a_resumed_run_rolls_what_it_cached_itself(tmp_path, stopped):
+    """Resumed in each phase and at a rise; a folder that a killed run left is no hindrance."""
+    whole, _ = cached_run(tmp_path / "whole", "off")
+    saving = {"save_strategy": "steps", "save_steps": stopped}
+    cached_run(tmp_path / "run", "1B", stop_after=stopped, **saving)
+    (tmp_path / "run" / "prefix_cache-rank0").mkdir()
+    (tmp_path / "run" / "prefix_cache-rank0" / "left.layercard-prefix").write_bytes(b"of a killed run")
+    checkpoint = str(tmp_path / "run" / f"checkpoint-{stopped}")
+    found, report = cached_run(tmp_path / "run", "1B", resume=checkpoint, resume_from_checkpoint=checkpoint, **saving)
+    assert furthest(found, whole) < 1e-4
+    use = report.prefix_cache
+    assert use["off"] is None
+    assert (use["rolled"] > 0) == (stopped < 40)  # later there is no rise left
+    assert use["hits"] + use["rolled"] + use["misses"] == 2 * (60 - max(stopped, 40))
+    assert not list((tmp_path / "run").glob("prefix_cache*"))
+
+
+def test_where_dropout_stands_between_the_cache_ends_at_the_rise(tmp_path, caplog):
+    expected, _ = cached_run(tmp_path / "off", "off", dropout=0.1)
+    with caplog.at_level(logging.WARNING, "layercard"):
+        found, report = cached_run(tmp_path / "on", "1B", dropout=0.1)
+    assert furthest(found, expected) < 1e-4
+    assert "Dropout is active below the entry" in report.prefix_cache["obstacle"]
+    assert not list((tmp_path / "on").glob("prefix_cache*"))
+
+
 @pytest.mark.parametrize("stopped", [1, 3, 5])
 def test_a_resumed_run_goes_on_in_the_phase_of_its_step(tmp_path, stopped):
     whole = make_trainer(tmp_path / "whole", max_steps=STEPS)
@@ -170,8 +225,7 @@ def test_the_phases_are_timed_against_all_layer_lora_and_leave_no_trace(tmp_path
     assert report.pairs == len(mean) >= 3
     assert report.unexplained() == []
     assert report.placed.peak_bytes is not None
-    assert report.quality["kind"] == "unknown"
-    assert "schedule" in report.quality["reason"]
+    assert report.quality["rises"] == [round(0.25 * report.quality["steps"])]
     assert load_report(tmp_path / "timed" / "report.json").to_dict() == report.to_dict()
     assert json.loads((tmp_path / "timed" / "report.json").read_text())["schedule"][1]["layers"] == [2, 3]
     said = capsys.readouterr()

@@ -65,3 +65,19 @@ def test_ranks_stop_the_same_layers_on_the_way_as_by_hand_and_none_waits(tmp_pat
     assert equal(values[0], values[1])
     phases = load_report(tmp_path / "placed" / "report.json").schedule
     assert [phase["layers"] for phase in phases] == [[0, 1, 2, 3], [2, 3]]
+
+
+def test_ranks_roll_their_caches_forward_each_its_own(tmp_path):
+    values = []
+    for cache in ("off", "1MiB"):
+        done = _torchrun(tmp_path / cache, cache, script="rising_ranks_run.py")
+        assert done.returncode == 0, done.stderr[-3000:]
+        ranks = [torch.load(tmp_path / cache / f"rank{r}.pt", weights_only=False) for r in (0, 1)]
+        assert equal(ranks[0], ranks[1])
+        values.append(ranks[0])
+    assert max(float((values[1][n] - w).norm() / w.norm()) for n, w in values[0].items()) < 1e-4
+    use = load_report(tmp_path / "1MiB" / "report.json").prefix_cache
+    assert (use["off"], use["bypassed"]) == (None, {})
+    assert use["rolled"] > 0  # shuffling moves examples between ranks, so that some are new to each
+    assert use["hits"] + use["rolled"] + use["misses"] == 20
+    assert not list((tmp_path / "1MiB").glob("prefix_cache*"))

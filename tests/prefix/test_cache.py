@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from adapted import adapted, lora_config, with_adapters
+from caching import LIMIT, NO_DROPOUT, apart, shuffled
 from layercard.anatomy.checkpoint_names import OLD, current_name
 from layercard.anatomy.gradient_entry import GradientEntry
 from layercard.anatomy.layers import find_layers
@@ -24,31 +25,12 @@ from layercard.prefix.cache import PrefixCache, PrefixCacheUse, find_prefix_obst
 from tiny import CAUSAL, ENCODERS, FAMILIES, collate, pack, tiny_examples, tiny_model
 
 ENTRY = 2
-LIMIT = 2**24
-NO_DROPOUT: dict[str, dict[str, float]] = {
-    "gpt2": {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
-    "opt": {"dropout": 0.0},
-    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-    "deberta": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "pooler_dropout": 0.0},
-}
 
 
 def placed(family: str = "llama", *, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     base = tiny_model(family, dtype=dtype, **(NO_DROPOUT.get(family, {}) | changes))
     base.config.use_cache = False  # as a trainer sets it
     return with_adapters(base, lora_config(family, layers_to_transform=[2, 3], lora_dropout=0.1)).train()
-
-
-def shuffled(examples: list[Any], epochs: int, *, alike: bool = False) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of two; in every epoch others, or with `alike` the same in another order."""
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(epochs):
-        if alike:
-            pairs = torch.arange(len(examples)).view(-1, 2)[torch.randperm(len(examples) // 2, generator=generator)]
-        else:
-            pairs = torch.randperm(len(examples), generator=generator).view(-1, 2)
-        for pair in pairs.tolist():
-            yield collate([examples[i] for i in pair])
 
 
 def train(
@@ -66,11 +48,6 @@ def train(
             optimizer.zero_grad()
         use = None if cache is None else cache.use
     return [p.detach().clone() for p in model.parameters() if p.requires_grad], use
-
-
-def apart(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """The largest relative error of a weight matrix."""
-    return max(float((a - b).float().norm() / b.float().norm()) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(("alike", "bound"), [(True, 1e-6), (False, 1e-4)])

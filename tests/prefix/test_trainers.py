@@ -15,6 +15,7 @@ from peft import LoraConfig
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from adapted import lora_config, with_adapters
+from layercard import place
 from layercard.anatomy.gradient_entry import GradientEntry
 from layercard.anatomy.layers import find_layers
 from layercard.prefix.cache import PrefixCache, PrefixCacheUse
@@ -129,7 +130,7 @@ def in_nf4(model: Any, path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path / "base", quantization_config=config, device_map={"": "cpu"})
 
 
-def sft(folder: Path, *, nf4: bool = False, **changes: Any) -> Any:
+def sft(folder: Path, *, nf4: bool = False, layers: list[int] = LAYERS, **changes: Any) -> Any:
     """TRL's own defaults: checkpointing on, the loss fused with the head."""
     from trl import SFTConfig, SFTTrainer
 
@@ -152,7 +153,7 @@ def sft(folder: Path, *, nf4: bool = False, **changes: Any) -> Any:
         args=SFTConfig(**(values | changes)),
         train_dataset=Dataset.from_list([{"text": f"row {i} " + "word " * (i % 5)} for i in range(16)]),
         processing_class=tiny_tokenizer(),
-        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=LAYERS),
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=layers),
     )
 
 
@@ -178,6 +179,35 @@ def test_trl(changes: dict[str, Any], examples: int | None, bound: float, tmp_pa
     assert use.hits == 2 * use.misses
     if examples is not None:
         assert use.misses == examples
+
+
+@uses_trl
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({}, 1e-4),
+        ({"packing": True, "max_length": 40}, 1e-4),
+        ({"padding_free": True, "max_length": None}, 1e-4),
+        ({"nf4": True}, 5e-2),
+        ({"bf16": True}, 5e-2),
+    ],
+    ids=["defaults", "packing", "padding-free", "nf4", "bf16"],
+)
+@pytest.mark.filterwarnings("ignore:.*flash.*:UserWarning")
+def test_trl_rolls_forward_where_a_schedule_rises(changes: dict[str, Any], bound: float, tmp_path: Path) -> None:
+    """Three epochs; in the second and the third the entry is a layer higher."""
+    found, uses = [], []
+    for cache in ("off", "1MiB"):
+        trainer = sft(tmp_path / cache, layers=[1, 2, 3], **changes)
+        settings = {"prefix_cache": cache, "guard": False, "measure": False}
+        run = place(trainer, lora_layers=[1, 2, 3], schedule="0.34:0.34, 0.67:0.67", **settings)
+        set_seed(11)
+        trainer.train()
+        found.append({name: p.detach().clone() for name, p in trainer.model.named_parameters() if "lora_" in name})
+        uses.append(run.report.prefix_cache)
+    assert apart(found[1], found[0]) < bound
+    assert (uses[1]["off"], uses[1]["bypassed"], uses[1]["misses"]) == (None, {}, 0)
+    assert uses[1]["rolled"] > uses[1]["hits"]
 
 
 def test_two_ranks_each_with_a_cache_of_its_own(tmp_path: Path) -> None:

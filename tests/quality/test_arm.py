@@ -82,6 +82,41 @@ def test_an_arm_trains_what_its_context_makes_trainable_and_nothing_else():
     assert not torch.equal(values[2], model[2].weight)
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_what_learns_no_more_keeps_its_values_and_the_rest_trains_as_by_hand(optimizer):
+    """The first layer learns in two of six optimizer steps; an averaging over processes may not give it a gradient again."""
+    model, by_hand, averaged = _model(), _model(), []
+
+    @contextmanager
+    def entered():
+        learns = arm.taken < 4 if arm else True
+        model[0].requires_grad_(learns)
+        yield
+        model[0].requires_grad_(True)
+
+    def average(parameters):
+        averaged.append(len(parameters))
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    arm = None
+    arm = Arm(_trial(model, optimizer, averaged=average), entered)
+    advance([arm], 12)
+    steps = optimizer(by_hand.parameters(), lr=0.1)
+    for update in range(6):
+        by_hand[0].requires_grad_(update < 2)
+        for micro in range(2):
+            by_hand(BATCHES[2 * update + micro]).square().mean().backward()
+        nn.utils.clip_grad_norm_(by_hand.parameters(), 0.5)
+        steps.step()
+        steps.zero_grad()
+    for got, wanted in zip(_values(arm), by_hand.parameters(), strict=True):
+        assert torch.equal(got, wanted)
+    assert averaged == [4, 4, 2, 2, 2, 2]
+    assert [p.requires_grad for p in model.parameters()] == [True] * 4
+
+
 def test_a_failure_in_the_middle_leaves_the_model_as_it_was():
     model = _model()
     before = [p.detach().clone() for p in model.parameters()]

@@ -9,6 +9,7 @@ from layercard.placement.placement import LayerPlacement
 from layercard.quality.evidence import PUBLISHED_RANGE, evidence_line
 from layercard.quality.verdict import KEYS, Verdict, completed
 from layercard.quality.widening import wider
+from layercard.report.quality import quality_lines, quality_loss
 
 PLACEMENT = LayerPlacement((25, 26, 27, 28, 29), 30, "last", None, "given")
 TABLE_4 = {  # accuracies: bottom, mid, top, uniform five layers; all layers
@@ -97,3 +98,35 @@ def test_the_verdicts_docstring_names_every_key():
 
     assert Path(module.__file__).exists()
     assert all(key in module.__doc__ for key in KEYS)
+
+
+def _of_schedule(placed):
+    verdict = Verdict(
+        {"before": [4.0] * 9, "all_layers": [3.0] * 9, "placed": placed}, 12, "eval_dataset", 1e-3, rises=(3, 6)
+    )
+    return verdict, completed(verdict.to_dict() | {"threshold": 0.9, "reaction": "none"})
+
+
+def test_the_share_of_a_schedule_is_not_carried_to_the_end():
+    verdict, quality = _of_schedule([3.5] * 9)
+    assert (verdict.in_trial.value, verdict.share.value, verdict.share.diverged) == (0.5, None, False)
+    assert not verdict.share.below(0.9)
+    assert (quality["kind"], quality["share_in_trial"], quality["share_kept"]) == ("tried", 0.5, None)
+    assert quality["rises"] == [3, 6]
+    assert replace(verdict, rises=()).share.value > 0.5
+    lines = quality_lines(quality, PLACEMENT)
+    assert "50% (50% to 50%)" in lines[1]
+    assert "not predicted" in lines[2]
+    assert all(len(said) < 100 for line in lines for said in line.split(". "))
+
+
+def test_a_schedule_without_a_gain_to_compare_with_is_unknown_and_one_that_diverges_is_lost():
+    verdict, quality = _of_schedule([float("nan")] * 9)
+    assert verdict.share.below(0.9)
+    assert quality["kind"] == "unknown"
+    assert quality_loss(quality, PLACEMENT).endswith("Lower the learning rate, or train without `schedule`.")
+    none = Verdict(
+        {"before": [4.0] * 9, "all_layers": [4.0] * 9, "placed": [3.0] * 9}, 12, "eval_dataset", 1e-3, rises=(3,)
+    )
+    assert "did not lower" in none.to_dict()["reason"]
+    assert none.to_dict()["kind"] == "unknown"

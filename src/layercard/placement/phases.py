@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from layercard.errors import SettingsError
 from layercard.placement.placement import LayerPlacement
@@ -48,6 +49,15 @@ def phases(placement: LayerPlacement, rises: Sequence[Rise], steps: int, *, warm
     return tuple(
         Phase(step, end, begins[step]) for step, end in zip(changed, [*changed[1:], max(steps, 1)], strict=True)
     )
+
+
+def compressed(planned: Sequence[Phase], steps: int) -> tuple[int, ...] | None:
+    """Return the step of a trial of `steps` optimizer steps at which each phase begins: at its share of the run.
+
+    None where one phase would have no step there.
+    """
+    begins = tuple(round(phase.begins / planned[-1].ends * steps) for phase in planned)
+    return begins if all(a < b for a, b in pairwise((*begins, steps))) else None
 
 
 def shares(placement: LayerPlacement, rises: Sequence[Rise]) -> list[tuple[float, LayerPlacement]]:

@@ -6,13 +6,15 @@ that are not cached, keeps them, and runs the model's own forward from the entry
 answered exactly (embeddings passed in, generation, images) run as they would without it. The first cached
 batch is computed both ways, up to the last hidden state, and compared; where they differ the cache is
 switched off with a warning.
+
+Where the entry rises, the cache of the new one is made with what the old one held (`hand_over`): those states are rolled
+forward, example by example, through the layers between. The first batch with such states is compared in the same way.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-import weakref
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,18 +22,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from layercard.anatomy.layers import LayerStack
 from layercard.errors import PlacementError
 from layercard.prefix import checks
 from layercard.prefix.calls import BackboneCall
+from layercard.prefix.earlier import EarlierStates
 from layercard.prefix.fingerprint import change_signs, digest, prefix_parameters
 from layercard.prefix.keys import Example
 from layercard.prefix.obstacles import find_backbone, find_prefix_obstacle
+from layercard.prefix.serving import Served, serve
 from layercard.prefix.skipping import PrefixSwitch
-from layercard.prefix.store import ActivationStore, remove_files
+from layercard.prefix.store import ActivationStore
 
 __all__ = ["PrefixCache", "PrefixCacheUse", "find_prefix_obstacle"]
 
@@ -40,9 +43,11 @@ log = logging.getLogger("layercard")
 
 @dataclass(frozen=True)
 class PrefixCacheUse:
-    """What a cache did: examples read from it and computed, bytes that it holds, and why it stopped, if it did."""
+    """What a cache did: examples read from it, rolled forward from an earlier entry and computed from the bottom up, bytes that
+    it holds, and why it stopped, if it did."""
 
     hits: int
+    rolled: int
     misses: int
     bytes_in_memory: int
     bytes_on_disk: int
@@ -56,18 +61,28 @@ class PrefixCache:
     `limit_bytes` bounds the memory; what is beyond goes to files in `directory` (a new temporary one where
     None), and what the disk cannot take is computed every time. Files that a killed run left in `directory`
     are used again where they are whole and of the same prefix; on exit all are removed, and the
-    directory if it is empty then. Each rank needs a directory of its own.
+    directory if it is empty then. Each rank needs a directory of its own. `earlier` is what the cache of a lower
+    entry handed over; it counts against the limit.
 
     Raises `PlacementError` on entering where `find_prefix_obstacle` finds one.
     """
 
     def __init__(
-        self, model: nn.Module, stack: LayerStack, entry: int, limit_bytes: int, directory: Path | None = None
+        self,
+        model: nn.Module,
+        stack: LayerStack,
+        entry: int,
+        limit_bytes: int,
+        directory: Path | None = None,
+        *,
+        earlier: EarlierStates | None = None,
     ) -> None:
         self._model, self._stack, self._entry = model, stack, entry
         self._limit, self._directory = limit_bytes, directory
+        self._earlier = earlier or EarlierStates()
         self._undo = ExitStack()
-        self._busy = self._compared = self._paused = False
+        self._busy = self._paused = self._handed_over = False
+        self._proved: set[str] = set()
         self._separates: dict[bool, bool] = {}
         self._counts: Counter[str] = Counter()
         self._bypassed: Counter[str] = Counter()
@@ -79,6 +94,7 @@ class PrefixCache:
             raise PlacementError(
                 f"The prefix below layer {self._entry} cannot be cached: {obstacle} Train with `prefix_cache: off`."
             )
+        self._handed_over = False
         self._backbone = find_backbone(self._model, self._stack)
         self._parameters = prefix_parameters(self._backbone, self._stack, self._entry)
         self._identity = digest(self._backbone, self._parameters, self._entry)
@@ -108,25 +124,41 @@ class PrefixCache:
         """Use and fill the cache again."""
         self._paused = False
 
+    def hand_over(self) -> EarlierStates:
+        """Give away what is held, for the cache of a higher entry; leave this one then, without another pass.
+
+        Nothing is given where the cache is off or its prefix has changed. Whoever makes no cache with it closes it.
+        """
+        if self._off is not None:
+            return EarlierStates()
+        self._forget_changed_prefix()
+        self._handed_over = True
+        return EarlierStates([(self._entry, self._store), *self._earlier.stores])
+
     @property
     def use(self) -> PrefixCacheUse:
         """What the cache did since it was made."""
         return PrefixCacheUse(
             hits=self._counts["hit"],
+            rolled=self._counts["rolled"],
             misses=self._counts["miss"],
-            bytes_in_memory=self._store.bytes_in_memory,
-            bytes_on_disk=self._store.bytes_on_disk,
+            bytes_in_memory=self._store.bytes_in_memory + self._earlier.bytes_in_memory,
+            bytes_on_disk=self._store.bytes_on_disk + self._earlier.bytes_on_disk,
             bypassed=dict(self._bypassed),
             off=self._off,
         )
 
     def _open_store(self, undo: ExitStack) -> ActivationStore:
         directory = self._directory or Path(tempfile.mkdtemp(prefix="layercard-prefix-"))
-        store = ActivationStore(self._limit, directory, self._identity)
-        removal = weakref.finalize(self, remove_files, directory)  # after an exception in training
-        undo.callback(removal)
-        undo.callback(store.clear)
+        store = ActivationStore(self._limit, directory, self._identity, beside=self._earlier.beside)
+        store.leave_nothing()
+        undo.callback(self._close)
         return store
+
+    def _close(self) -> None:
+        if not self._handed_over:
+            self._store.close()
+            self._earlier.close()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run before the backbone: hand it the hidden states of its rows, computing those that are not cached."""
@@ -151,38 +183,13 @@ class PrefixCache:
 
     def _hidden(self, call: BackboneCall) -> Tensor | None:
         """Return the hidden states at the entry (batch, tokens, width), or None where the cache had to be switched off."""
-        examples = self._examples(call)
-        held = {example.key: self._store.get(example.key) for example in examples}
-        missing = [example for example in examples if held[example.key] is None]
-        found = [example for example in examples if held[example.key] is not None]
-        fresh_rows = sorted({example.row for example in missing})
-        hidden = self._computed(call, fresh_rows, like=next((h for h in held.values() if h is not None), None))
-        for example in missing:
-            self._store.put(example.key, hidden[example.row, example.span])
-        for example in found:
-            cached = held[example.key]
-            if cached is not None:
-                hidden[example.row, example.span] = cached.to(hidden.device)
-        self._counts.update(hit=len(found), miss=len(missing))
+        served = serve(call, self._examples(call), self._switch, self._store, self._earlier)
+        self._counts.update(hit=len(served.found), rolled=len(served.rolled), miss=len(served.missing))
         if self._switch.side_channel is not None:
             self._switch_off(self._switch.side_channel)
-        elif found and not self._compared:
-            self._compare(call, hidden, examples)
-        return hidden if self._off is None else None
-
-    def _computed(self, call: BackboneCall, rows: list[int], like: Tensor | None) -> Tensor:
-        """Hidden states of the whole batch: `rows` computed, the others zero."""
-        ids = call.named["input_ids"]
-        fresh = self._switch.compute(call.rows(rows)) if rows else None
-        if fresh is not None and len(rows) == len(ids):
-            return fresh
-        like = fresh if fresh is not None else like
-        if like is None:
-            raise RuntimeError("Neither computed nor cached hidden states were found.")
-        hidden = torch.zeros(*ids.shape, like.shape[-1], dtype=like.dtype, device=ids.device)
-        if fresh is not None:
-            hidden[rows] = fresh
-        return hidden
+        else:
+            self._prove(call, served)
+        return served.hidden if self._off is None else None
 
     def _examples(self, call: BackboneCall) -> list[Example]:
         tokens = call.tokens()
@@ -198,15 +205,20 @@ class PrefixCache:
             self._separates[masked] = checks.separates_documents(self._switch, call)
         return self._separates[masked]
 
-    def _compare(self, call: BackboneCall, hidden: Tensor, examples: list[Example]) -> None:
-        self._compared = True
-        difference = checks.difference_both_ways(self._backbone, self._switch, call, hidden, examples)
-        if difference > checks.TOLERANCE[hidden.dtype]:
-            self._switch_off(f"cached and computed hidden states differ by {difference:.1e} of their norm")
+    def _prove(self, call: BackboneCall, served: Served) -> None:
+        """Compare the first states that were cached, and the first that were rolled, with computed ones."""
+        kinds = {"cached": served.found, "rolled": served.rolled}
+        for kind, examples in kinds.items():
+            if examples and kind not in self._proved and self._off is None:
+                self._proved.add(kind)
+                difference = checks.difference_both_ways(self._backbone, self._switch, call, served.hidden, examples)
+                if difference > checks.TOLERANCE[served.hidden.dtype]:
+                    self._switch_off(f"{kind} and computed hidden states differ by {difference:.1e} of their norm")
 
     def _switch_off(self, reason: str) -> None:
         self._off = reason
         self._store.clear()
+        self._earlier.clear()
         log.warning("The prefix cache is switched off: %s. Training goes on and computes the prefix.", reason)
 
     def _forget_changed_prefix(self) -> None:
@@ -219,5 +231,7 @@ class PrefixCache:
         identity = digest(self._backbone, self._parameters, self._entry)
         if identity != self._identity:
             log.warning("The weights below layer %d were changed; the prefix cache starts anew.", self._entry)
-            self._identity, self._compared = identity, False
+            self._identity = identity
+            self._proved.clear()
             self._store.restart(identity)
+            self._earlier.clear()  # where in the prefix it changed is not known

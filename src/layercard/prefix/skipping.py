@@ -1,7 +1,7 @@
 """Lets a model's own forward run from the entry layer up, with given hidden states in place of the prefix.
 
 `PrefixSwitch` owns the hooks. The model computes everything but the prefix layers itself: embeddings,
-positions, masks, rotary embeddings. It knows nothing of caches.
+positions, masks, rotary embeddings. It knows nothing of caches. A part of the prefix can be skipped too, and the rest run.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class PrefixSwitch:
     def __init__(self, backbone: nn.Module, stack: LayerStack, entry: int) -> None:
         self._backbone, self._stack, self._entry = backbone, stack, entry
         self._given: Tensor | None = None
+        self._skipped = entry
         self._reached: Tensor | None = None
         self._stopping = False
         self._returns: dict[int, int | None] = {}
@@ -59,19 +60,24 @@ class PrefixSwitch:
         self._given = hidden
 
     @contextmanager
-    def giving(self, hidden: Tensor | None) -> Iterator[None]:
-        """`give` for the length of a block."""
-        self._given, before = hidden, self._given
+    def giving(self, hidden: Tensor | None, skipped: int | None = None) -> Iterator[None]:
+        """`give` for the length of a block; where only the lowest `skipped` layers are skipped, to the layer above those."""
+        before = self._given, self._skipped
+        self._given, self._skipped = hidden, self._entry if skipped is None else skipped
         try:
             yield
         finally:
-            self._given = before
+            self._given, self._skipped = before
 
-    def compute(self, call: Mapping[str, Any]) -> Tensor:
-        """Run the backbone on `call` up to the entry, without a graph; return the hidden states there."""
+    def compute(self, call: Mapping[str, Any], below: tuple[int, Tensor] | None = None) -> Tensor:
+        """Run the backbone on `call` up to the entry, without a graph; return the hidden states there.
+
+        `below`: from a layer of the prefix up alone, on its input (batch, tokens, width); from the bottom where None.
+        """
+        skipped, hidden = below or (None, None)
         self._stopping = True
         try:
-            with torch.no_grad(), self.giving(None):
+            with torch.no_grad(), self.giving(hidden, skipped):
                 self._backbone(**call)
         except _EntryReachedError:
             pass
@@ -90,9 +96,11 @@ class PrefixSwitch:
 
     def _forward_or_pass(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            if self._given is not None:
-                last = index == self._entry - 1  # from here, too: the entry's hooks may run inside its checkpoint
+            if self._given is not None and index < self._skipped:
+                last = index == self._skipped - 1  # from here, too: the entry's hooks may run inside its checkpoint
                 return self._as_returned(index, self._given if last else hidden_of(args, kwargs))
+            if self._given is not None and index == self._skipped:
+                args, kwargs = with_hidden(args, kwargs, self._given)
             output = forward(*args, **kwargs)
             self._note_output(index, output)
             return output

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -24,17 +28,24 @@ KEPT_FREE = 0.05
 class ActivationStore:
     """Hidden states by content key. `limit_bytes` bounds the memory, `directory` takes what is beyond it.
 
-    Files that a killed run left in `directory` are used again where they fit; `close` removes all.
+    Files that a killed run left in `directory` are used again where they fit; `close` removes all. `beside` are stores that
+    live meanwhile: what they hold in memory counts against the limit, and their files are let be.
     """
 
-    def __init__(self, limit_bytes: int, directory: Path, identity: str) -> None:
+    def __init__(
+        self, limit_bytes: int, directory: Path, identity: str, *, beside: Sequence[ActivationStore] = ()
+    ) -> None:
         self._limit, self._directory, self._identity = limit_bytes, directory, identity
+        self._beside = tuple(beside)
         self._shard_bytes = min(max(limit_bytes // 8, 2**16), 2**24)
         self._memory: dict[bytes, Tensor] = {}
         self._pending: dict[bytes, Tensor] = {}
         self._files: dict[bytes, ShardFile] = {}
+        self._keys_in: Counter[ShardFile] = Counter()
+        self._paths: set[Path] = set()
         self._memory_bytes = self._pending_bytes = 0
         self._disk_full = False
+        self._removal: Callable[[], object] = partial(_remove, self._paths, directory)
         self._open_files()
 
     def __contains__(self, key: bytes) -> bool:
@@ -51,7 +62,11 @@ class ActivationStore:
     @property
     def bytes_on_disk(self) -> int:
         """Bytes of all files."""
-        return sum(file.size_bytes for file in set(self._files.values()))
+        return sum(file.size_bytes for file in self._keys_in)
+
+    def in_memory(self, key: bytes) -> bool:
+        """Whether the hidden states of `key` are held, and not in a file."""
+        return key in self._memory or key in self._pending
 
     def get(self, key: bytes) -> Tensor | None:
         """Return the hidden states (tokens, width) on CPU, or None where they are not held, or no longer whole."""
@@ -64,25 +79,38 @@ class ActivationStore:
             self._drop(self._files[key], error)
             return None
 
-    def put(self, key: bytes, hidden: Tensor) -> None:
-        """Keep a copy of the hidden states (tokens, width), unless memory and disk are full."""
+    def put(self, key: bytes, hidden: Tensor) -> bool:
+        """Keep a copy of the hidden states (tokens, width) and return True; False where memory and disk are full."""
         if key in self:
-            return
-        size = hidden.numel() * hidden.element_size()
-        if self._memory_bytes + size <= self._limit - self._shard_bytes:
+            return True
+        size = _bytes_of(hidden)
+        room = self._limit - self._shard_bytes - sum(store.bytes_in_memory for store in self._beside)
+        if self._memory_bytes + size <= room:
             self._memory[key] = hidden.detach().to("cpu", copy=True)
             self._memory_bytes += size
-        elif not self._disk_full:
-            self._pending[key] = hidden.detach().to("cpu", copy=True)
-            self._pending_bytes += size
-            if self._pending_bytes >= self._shard_bytes:
-                self._spill()
+            return True
+        if self._disk_full:
+            return False
+        self._pending[key] = hidden.detach().to("cpu", copy=True)
+        self._pending_bytes += size
+        if self._pending_bytes >= self._shard_bytes:
+            self._spill()
+        return key in self
+
+    def drop(self, key: bytes) -> None:
+        """Forget one example; a file goes when nothing in it is held any more."""
+        if key in self._memory:
+            self._memory_bytes -= _bytes_of(self._memory.pop(key))
+        elif key in self._pending:
+            self._pending_bytes -= _bytes_of(self._pending.pop(key))
+        elif key in self._files:
+            self._forget(self._files.pop(key))
 
     def clear(self) -> None:
         """Forget everything and remove the files."""
-        for file in set(self._files.values()):
-            file.path.unlink(missing_ok=True)
-        for held in (self._memory, self._pending, self._files):
+        for file in self._keys_in:
+            self._unlink(file)
+        for held in (self._memory, self._pending, self._files, self._keys_in):
             held.clear()
         self._memory_bytes = self._pending_bytes = 0
 
@@ -94,7 +122,11 @@ class ActivationStore:
     def close(self) -> None:
         """Remove every file, and the directory where nothing else is in it."""
         self.clear()
-        remove_files(self._directory)
+        self._removal()
+
+    def leave_nothing(self) -> None:
+        """Remove the files even where nobody closes the store, as after an exception in training: with the last reference."""
+        self._removal = weakref.finalize(self, _remove, self._paths, self._directory)
 
     def _spill(self) -> None:
         pending, size = self._pending, self._pending_bytes
@@ -114,33 +146,56 @@ class ActivationStore:
                 error,
             )
             return
-        self._files.update(dict.fromkeys(file.keys, file))
+        self._add(file)
 
     def _open_files(self) -> None:
         if not self._directory.is_dir():
             return
         for path in self._directory.glob(f"*{TEMPORARY}"):
             path.unlink(missing_ok=True)
-        for path in sorted(self._directory.glob(f"*{SUFFIX}")):
+        others = {path for store in self._beside for path in store._paths}
+        for path in sorted({*self._directory.glob(f"*{SUFFIX}")} - others):
             try:
                 file = ShardFile(path, self._identity)
             except DamagedFileError as error:
                 log.warning("A file of the prefix cache is computed again: %s.", error)
                 path.unlink(missing_ok=True)
                 continue
-            self._files.update(dict.fromkeys(file.keys, file))
+            self._add(file)
+
+    def _add(self, file: ShardFile) -> None:
+        self._paths.add(file.path)
+        for key in file.keys:
+            if key in self._files:  # two files of killed runs may hold the same example
+                self._forget(self._files[key])
+            self._files[key] = file
+            self._keys_in[file] += 1
+
+    def _forget(self, file: ShardFile) -> None:
+        """One example fewer is held in `file`."""
+        self._keys_in[file] -= 1
+        if self._keys_in[file] == 0:
+            del self._keys_in[file]
+            self._unlink(file)
 
     def _drop(self, file: ShardFile, error: DamagedFileError) -> None:
         log.warning("A file of the prefix cache is computed again: %s.", error)
         self._files = {key: other for key, other in self._files.items() if other is not file}
+        del self._keys_in[file]
+        self._unlink(file)
+
+    def _unlink(self, file: ShardFile) -> None:
         file.path.unlink(missing_ok=True)
+        self._paths.discard(file.path)
 
 
-def remove_files(directory: Path) -> None:
-    """Remove the cache's files from `directory`, and the directory itself where nothing else is in it."""
-    if not directory.is_dir():
-        return
-    for path in [*directory.glob(f"*{SUFFIX}"), *directory.glob(f"*{TEMPORARY}")]:
+def _bytes_of(hidden: Tensor) -> int:
+    return hidden.numel() * hidden.element_size()
+
+
+def _remove(paths: Iterable[Path], directory: Path) -> None:
+    """Remove these files, and the directory where nothing else is in it."""
+    for path in paths:
         path.unlink(missing_ok=True)
-    if not any(directory.iterdir()):
+    if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()

@@ -46,7 +46,7 @@ class Arm:
     """One training on trial, from the values that the parameters have when it is made.
 
     Parameters: `entered` puts in force which layers have adapters and what else distinguishes the arm; `rate` multiplies
-    the learning rate.
+    the learning rate. What `entered` makes trainable may be less from one optimizer step to the next, never more than at first.
     """
 
     def __init__(self, setup: ArmSetup, entered: Entered, *, rate: float = 1.0) -> None:
@@ -103,10 +103,11 @@ class Arm:
     def _update(self) -> None:
         """Take an optimizer step as the run's loop does: average, unscale, clip, step."""
         self._pending = 0
-        self._setup.averaged(self._parameters)
+        learning = [p for p in self._parameters if p.requires_grad]  # under a schedule fewer than at first
+        self._setup.averaged(learning)
         self._scaler.unscale_(self.optimizer)
         if self._setup.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._setup.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(learning, self._setup.max_grad_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         for parameter in self._parameters:

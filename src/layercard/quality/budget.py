@@ -46,9 +46,15 @@ class TrialPlan:
     """What it all costs, in all-layer micro-batch steps."""
 
 
-def plan_trial(units: float, costs: TrialCosts, *, retries: int = 0) -> TrialPlan | None:
-    """Return the largest plan that `units` pay for, or None where they cannot pay for the smallest."""
-    for second_rate, tries in ((True, retries), (False, retries), *((False, fewer) for fewer in range(retries)[::-1])):
+def plan_trial(
+    units: float, costs: TrialCosts, *, retries: int = 0, second_rate_wanted: bool = True
+) -> TrialPlan | None:
+    """Return the largest plan that `units` pay for, or None where they cannot pay for the smallest.
+
+    `second_rate_wanted`: the second learning rate is tried where it can be paid for.
+    """
+    wanted = ((True, retries),) if second_rate_wanted else ()
+    for second_rate, tries in (*wanted, (False, retries), *((False, fewer) for fewer in range(retries)[::-1])):
         plan = _plan(units, costs, second_rate, tries)
         if plan.updates >= (UPDATES_FOR_SECOND_RATE if second_rate else FEWEST_UPDATES) and plan.units <= units + 1e-9:
             return plan

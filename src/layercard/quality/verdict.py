@@ -3,6 +3,7 @@
 The keys are always the same; what is not known is null, and `reason` says why.
 
     kind                  `predicted` where a trial ran: its steps are few, and it is the end of the run that matters;
+                          `tried` where it was one of a schedule, which nothing carries to the end: `share_kept` is null;
                           `unknown` where none ran or there was no gain to compare with
     share_kept            share of all-layer LoRA's reduction of the held-out loss that the placed layers are expected to
                           have kept at the end of the run: `share_in_trial`, calibrated for its few steps
@@ -15,6 +16,7 @@ The keys are always the same; what is not known is null, and `reason` says why.
     judged_by             what that loss is: the trainer's own, or another where the trainer's cannot be read
     examples, heldout_from  how many rows judged, and from where: `eval_dataset` or `training set`
     steps, planned_steps  optimizer steps of each arm, and of the run
+    rises                 the arm's optimizer steps, counted from 0, from which fewer layers learned; null without a schedule
     learning_rate         of the arms: the run's peak, without warm-up
     learning_rate_hint    which of 1x and 2x the placed layers learned faster at; nothing is changed
     reaction              `none`, `warned`, `stopped`, `all_layers` or `widened`
@@ -39,9 +41,10 @@ from layercard.quality.share import Share, mean_finite, share_kept
 
 BEFORE, ALL_LAYERS, PLACED, PLACED_2X = "before", "all_layers", "placed", "placed_2x"
 SECOND_RATE = 2.0
+UNCALIBRATED = "No short trial of a schedule was ever held against the end of its run."
 KEYS = (
     "kind", "share_kept", "interval", "share_in_trial", "interval_in_trial", "threshold", "heldout_loss", "judged_by", "examples",
-    "heldout_from", "steps", "planned_steps", "learning_rate", "learning_rate_hint", "reaction", "tried", "evidence",
+    "heldout_from", "steps", "planned_steps", "rises", "learning_rate", "learning_rate_hint", "reaction", "tried", "evidence",
     "meaning", "seconds", "reason", "final_heldout_loss",
     "forgetting",
 )  # fmt: skip
@@ -58,6 +61,8 @@ class Verdict:
     learning_rate: float
     adam_like: bool = True
     """Whether the optimizer is; the calibration knows no others."""
+    rises: tuple[int, ...] = ()
+    """The optimizer steps from which fewer layers learned, under a schedule; the calibration knows none."""
 
     @property
     def in_trial(self) -> Share:
@@ -66,8 +71,10 @@ class Verdict:
 
     @property
     def share(self) -> Share:
-        """The share that is expected at the end of the run."""
+        """The share that is expected at the end of the run; nothing foretells that of a schedule."""
         found = self.in_trial
+        if self.rises and found.value is not None:
+            return Share(None, reason=UNCALIBRATED)
         if found.value is None or found.low is None or found.high is None:
             return found
         rate = self.learning_rate if self.adam_like else None
@@ -94,7 +101,7 @@ class Verdict:
         """Return what the losses say, without what only the run knows."""
         share, in_trial = self.share, self.in_trial
         return {
-            "kind": "unknown" if share.value is None else "predicted",
+            "kind": self._kind(),
             "share_kept": share.value,
             "interval": None if share.low is None else [share.low, share.high],
             "share_in_trial": in_trial.value,
@@ -103,10 +110,16 @@ class Verdict:
             "examples": sum(map(math.isfinite, self.losses[BEFORE])),
             "heldout_from": self.source,
             "steps": self.updates,
+            "rises": list(self.rises) or None,
             "learning_rate": self.learning_rate,
             "learning_rate_hint": self._hint(),
             "reason": share.reason,
         }
+
+    def _kind(self) -> str:
+        if self.in_trial.value is None:
+            return "unknown"
+        return "tried" if self.rises else "predicted"
 
     def _hint(self) -> dict[str, Any] | None:
         better = self.better_rate
@@ -126,8 +139,14 @@ def completed(quality: Mapping[str, Any]) -> dict[str, Any]:
     return {name: quality.get(name) for name in KEYS}
 
 
-def meaning(updates: int, planned: int) -> str:
-    """Return what the share is, in a sentence."""
+def meaning(updates: int, planned: int, *, rises: bool = False) -> str:
+    """Return what the share is, in a sentence; `rises`: that in the trial of a schedule."""
+    if rises:
+        return (
+            "The share of all-layer LoRA's reduction of the held-out loss that the schedule had reached at the end of a trial of "
+            f"{updates} steps at the peak learning rate, its rises at the same shares as in the run's {planned}. Nothing acts "
+            "on it, since no short trial of a schedule was ever held against the end of its run."
+        )
     return (
         "The share of all-layer LoRA's reduction of the held-out loss that the placed layers are expected to have reached "
         f"at the end of the run's {planned} steps: predicted from a trial of {updates} at the peak learning rate, "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from layercard.cost.speedup import SpeedupReport, seconds_text
-from layercard.report.words import layers_words
+from layercard.report.words import interval_words, layers_words, percent, plural, sentence
 
 
 def schedule_sentence(report: SpeedupReport) -> str | None:
@@ -14,6 +15,18 @@ def schedule_sentence(report: SpeedupReport) -> str | None:
         return None
     parts = [f"{layers} in steps {steps}" for steps, layers, *_ in phase_rows(report)]
     return f"Layers that learn: {'; '.join(parts)}."
+
+
+def trial_of_schedule(quality: Mapping[str, Any]) -> str | None:
+    """Return in sentences what the trial of a schedule measured; None where none was tried."""
+    if quality.get("kind") != "tried" or quality.get("share_in_trial") is None:
+        return None
+    interval = quality.get("interval_in_trial")
+    kept = percent(quality["share_in_trial"]) + (f" ({interval_words(interval, share=True)})" if interval else "")
+    return (
+        f"After a trial of {plural(quality['steps'], 'step')} with its rises the schedule had kept {kept} of all-layer LoRA's "
+        f"gain. {sentence(quality['reason'])}"
+    )
 
 
 def phase_rows(report: SpeedupReport) -> Iterator[tuple[str, str, str, str]]:

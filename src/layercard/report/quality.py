@@ -33,6 +33,8 @@ def quality_lines(quality: Mapping[str, Any], placement: LayerPlacement) -> list
             f"{quality['share_in_trial']:.0%} of all-layer LoRA's gain in held-out loss, which predicts {_share(quality)} at "
             "the end of the run."
         )
+    elif quality["kind"] == "tried":
+        lines.extend(_of_schedule(quality))
     elif not str(quality["reason"]).endswith(NOT_WORTH_SAYING):
         lines.append(f"Quality unknown: {quality['reason']}")
     if quality["reaction"] in ("all_layers", "widened"):
@@ -49,11 +51,26 @@ def quality_loss(quality: Mapping[str, Any], placement: LayerPlacement) -> str:
     found = (
         "diverged" if quality["share_kept"] is None else f"promised to keep {_share(quality)} of all-layer LoRA's gain"
     )
+    advice = (
+        "Lower the learning rate, or train without `schedule`."
+        if quality["rises"]
+        else "Adapt more layers, raise the learning rate or the rank, or set `on_quality_loss` to `all_layers` or `widen`."
+    )
     return (
         f"In a trial of {quality['steps']} steps, {_on(quality)}, {describe(placement.layers, placement.num_layers)} {found} "
-        f"in held-out loss; `quality_threshold` is {quality['threshold']:.0%}. Adapt more layers, raise the learning rate or "
-        "the rank, or set `on_quality_loss` to `all_layers` or `widen`."
+        f"in held-out loss; `quality_threshold` is {quality['threshold']:.0%}. {advice}"
     )
+
+
+def _of_schedule(quality: Mapping[str, Any]) -> list[str]:
+    """What the trial of a schedule measured, and that nothing follows from it for the run's end."""
+    low, high = quality["interval_in_trial"]
+    kept = f"{quality['share_in_trial']:.0%} ({low:.0%} to {high:.0%})"
+    return [
+        f"Trial of {quality['steps']} steps with the schedule's rises in them, {_on(quality)}.",
+        f"After it {kept} of all-layer LoRA's gain in held-out loss was kept.",
+        f"The run's end is not predicted. {quality['reason']}",
+    ]
 
 
 def _share(quality: Mapping[str, Any]) -> str:

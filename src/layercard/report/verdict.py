@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from layercard.cost.speedup import SpeedupReport
 from layercard.report.forgetting import forgetting_sentence
-from layercard.report.phases import schedule_sentence
+from layercard.report.phases import schedule_sentence, trial_of_schedule
 from layercard.report.words import (
     as_fast,
     duration,
@@ -188,12 +188,14 @@ def _quality(report: SpeedupReport) -> QualityVerdict:
         )
     expected = report.placement.get("expected") or {}
     reason = quality.get("reason")
-    because = f" Not tried out in this run: {sentence(reason)}" if reason else ""
+    tried = trial_of_schedule(quality)
+    because = f" {tried}" if tried else f" Not tried out in this run: {sentence(reason)}" if reason else ""
     if expected.get("share_kept") is not None:
         kept = expected["share_kept"]
         text = f"{_card(report, expected)}, unproven on these data.{because}{loss}"
         return QualityVerdict("Layer Card", f"{percent(kept)} kept on a Layer Card", text, kept, None, final)
-    return QualityVerdict("unproven", "unproven", f"Unproven.{because}{loss}", None, None, final)
+    headline = f"unproven; {percent(quality['share_in_trial'])} in a short trial" if tried else "unproven"
+    return QualityVerdict("unproven", headline, f"Unproven.{because}{loss}", None, None, final)
 
 
 def _from(quality: Mapping[str, Any], kind: Evidence) -> str:

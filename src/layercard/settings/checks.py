@@ -195,6 +195,6 @@ def _check_schedule(s: PlacementSettings, sizes: list[str]) -> None:
         )
     if s.on_quality_loss != "warn":
         raise SettingsError(
-            f"`schedule` is {s.schedule!r} and `on_quality_loss` is {s.on_quality_loss!r}. A trial of a few steps "
-            "before training cannot see a schedule, so no loss would be found. Drop one of them."
+            f"`schedule` is {s.schedule!r} and `on_quality_loss` is {s.on_quality_loss!r}. A schedule is tried, and what its "
+            "trial says of the run's end was never measured, so nothing acts on it. Drop one of them."
         )

@@ -84,12 +84,19 @@ def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
 
 
 def _scheduled(run: PlacedRun, state: Any, undo: ExitStack, rising: Rising, steps: int) -> Beginning:
-    """Measure the phases of a schedule and enter the first; no trial can see it."""
+    """Try a schedule in small, measure its phases and enter the first; with rises only a loss that diverged is warned of."""
     entries = rising.current.entries
-    _, quality = choose_trial(run, state, entries, prefix_cached=False)
-    measurement = _measurement(run, entries, steps, partial(measure_phases, run.host, run.narrowing, rising))
+    trial, quality = choose_trial(run, state, entries, prefix_cached=False, rising=rising)
+    reaction, left = quality.get("reaction") or "none", run.settings.measure_budget
+    if trial is not None:
+        verdict, quality = _tried(run, trial, entries)
+        lost = verdict is not None and verdict.share.below(run.settings.quality_threshold)
+        reaction = "warned" if lost else "none"
+        left = min(left, max(run.settings.guard_budget, left) - trial.plan.units / steps)
+    measured = partial(measure_phases, run.host, run.narrowing, rising)
+    measurement = _measurement(run, entries, steps, measured, budget=max(0.0, left))
     prefix = rising.enter(undo)
-    return Beginning(entries, prefix, measurement, _told(run, state, None, quality, "none"), rising)
+    return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction), rising)
 
 
 def _choices(run: PlacedRun, undo: ExitStack) -> tuple[EntryChoice, PrefixChoice]:
@@ -106,10 +113,10 @@ def _placed(entries: EntryChoice) -> Variant:
 
 
 def _tried(
-    run: PlacedRun, trial: Trial, entries: EntryChoice, measurement: Measurement
+    run: PlacedRun, trial: Trial, entries: EntryChoice, measurement: Measurement | None = None
 ) -> tuple[Verdict | None, dict[str, Any]]:
     """Return the trial's verdict and what it says of quality; no verdict where all-layer LoRA does not fit."""
-    if measurement.unavailable.get("baseline.peak_bytes") == OUT_OF_MEMORY:
+    if measurement is not None and measurement.unavailable.get("baseline.peak_bytes") == OUT_OF_MEMORY:
         return None, unknown(OUT_OF_MEMORY)
     try:
         verdict = trial.verdict(run.narrowing.all_layers, _placed(entries))
@@ -129,7 +136,7 @@ def _told(run: PlacedRun, state: Any, trial: Trial | None, quality: dict[str, An
     facts: dict[str, Any] = {"threshold": run.settings.quality_threshold, "evidence": run.placement.evidence}
     if trial is not None:
         facts |= {"planned_steps": state.max_steps, "seconds": trial.seconds, "judged_by": run.host.judged_by}
-        facts |= {"meaning": meaning(trial.plan.updates, state.max_steps)}
+        facts |= {"meaning": meaning(trial.plan.updates, state.max_steps, rises=bool(quality.get("rises")))}
     control = None if run.control is None else run.control.to_dict()
     return completed(facts | quality | {"reaction": reaction, "forgetting": control})
 
@@ -157,7 +164,8 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, trial: Trial, verdict:
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
     left = max(0.0, run.settings.guard_budget - trial.plan.units / steps)
     measured = partial(measure, run.host, run.narrowing, entries, prefix)
-    measurement = _measurement(run, entries, steps, measured, budget=min(left, run.settings.measure_budget))
+    budget = min(left, run.settings.measure_budget)
+    measurement = _measurement(run, entries, steps, measured, budget=budget, used_up=CHANGED)
     reaction = REACTIONS[run.settings.on_quality_loss]
     return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction))
 
@@ -192,11 +200,12 @@ def _measurement(
     *,
     tried: bool = False,
     budget: float | None = None,
+    used_up: str | None = None,
 ) -> Measurement:
     """Measure, or say why not; trainable parameters are counted in any case.
 
-    Parameters: `measured` times within an allowance, `tried` says that a trial's own steps are timed, and `budget` is what an
-    earlier trial has left of it.
+    Parameters: `measured` times within an allowance, `tried` says that a trial's own steps are timed, `budget` is what an
+    earlier trial has left of it, and `used_up` the reason where that is too little.
     """
     settings = run.settings
     speedup = predicted(run, entries).speedup
@@ -209,7 +218,7 @@ def _measurement(
         reason = f"{every_layer(run.placement)} is adapted, so placed and all-layer steps are the same."
     else:
         reason = why_not_timed(run.host.trainer) or (None if tried else allowance.too_short())
-        reason = CHANGED if reason is not None and budget is not None else reason
+        reason = used_up if reason is not None and used_up is not None else reason
     if reason is None:
         return measured(allowance)
     placed = StepCost(trainable_parameters=trainable_parameters(run.host.model))

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from layercard.anatomy.checkpoint_names import is_checkpointing
 from layercard.cost.predict import predict_step
 from layercard.prefix.cache import PrefixCache, find_prefix_obstacle
+from layercard.prefix.earlier import EarlierStates
 from layercard.sizes import bytes_text, parse_prefix_cache, projected_bytes
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ log = logging.getLogger("layercard")
 class PrefixChoice:
     """The prefix cache of a run: `cache` is None where there is none, `obstacle` says why.
 
-    A context manager: the cache waits inside it, until `running` is entered too.
+    `earlier` is what the cache of a lower entry handed over. A context manager: the cache waits inside it, until `running` is
+    entered too.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class PrefixChoice:
         settings: PlacementSettings,
         *,
         entry_obstacle: str | None,
+        earlier: EarlierStates | None = None,
     ) -> None:
         self._host, self._placement = host, placement
+        earlier = earlier or EarlierStates()
         self._limit = parse_prefix_cache(settings.prefix_cache)
         self.cache: PrefixCache | None = None
         self._projected: int | None = None
@@ -49,9 +53,11 @@ class PrefixChoice:
         self.obstacle = entry_obstacle or find_prefix_obstacle(host.model, stack, placement.entry)
         if self.obstacle is not None:
             log.warning("The prefix is not cached: %s Training goes on and computes it.", self.obstacle)
+            earlier.close()
             return
         self._projected = _projected(host)
-        self.cache = PrefixCache(host.model, stack, placement.entry, self._limit, host.output_dir / _folder())
+        folder = host.output_dir / _folder()
+        self.cache = PrefixCache(host.model, stack, placement.entry, self._limit, folder, earlier=earlier)
         self._say(self._limit, settings)
 
     def __enter__(self) -> PrefixChoice:
@@ -75,6 +81,10 @@ class PrefixChoice:
             yield
         finally:
             self.cache.pause()
+
+    def hand_over(self) -> EarlierStates:
+        """Give away what the cache holds, for that of a higher entry; leave this choice then."""
+        return EarlierStates() if self.cache is None else self.cache.hand_over()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what report.json holds under `prefix_cache`."""

@@ -184,10 +184,11 @@ class InsideTraining(TrainerCallback):
     def _rise(self, rising: Rising) -> None:
         """Enter the phase of the schedule that begins with this step."""
         began = time.perf_counter()
+        earlier = None if self._prefix is None else self._prefix.hand_over()
         self.run.close()
         rising.advance()
         with ExitStack() as undo:
-            self._prefix, self._entries = rising.enter(undo), rising.current.entries
+            self._prefix, self._entries = rising.enter(undo, earlier), rising.current.entries
             self._enter(undo, self._entries, self._prefix)
             self.run.in_force = undo.pop_all()
         if self._facts is not None:

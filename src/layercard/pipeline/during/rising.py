@@ -2,25 +2,29 @@
 
 Between two optimizer steps the adapters of the lower layers stop learning: they keep their values, which are saved with the
 others, and the optimizer keeps what it knows of them. Backpropagation then ends at the lowest layer that still learns, and
-with `prefix_cache` the states below it are cached from then on. A resumed run begins in the phase that its step lies in.
+with `prefix_cache` the states below it are cached from then on, rolled forward from those that were cached further down. A
+resumed run begins in the phase that its step lies in.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from layercard.anatomy.freezing import frozen_below
 from layercard.pipeline.during.cache import PrefixChoice
 from layercard.pipeline.during.entry import EntryChoice
-from layercard.placement.phases import Phase, phases
+from layercard.placement.phases import Phase, compressed, phases
 from layercard.settings.schedule import parse_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from layercard.anatomy.gradient_entry import GradientEntry
     from layercard.pipeline.placed_run import PlacedRun
+    from layercard.prefix.earlier import EarlierStates
 
 
 class RunPhase:
@@ -80,16 +84,45 @@ class Rising:
         """Go on to the next phase."""
         self.current = self.phases[self.phases.index(self.current) + 1]
 
-    def enter(self, undo: ExitStack) -> PrefixChoice:
-        """Let the layers of the current phase alone learn until `undo` is closed; return its prefix cache."""
+    def enter(self, undo: ExitStack, earlier: EarlierStates | None = None) -> PrefixChoice:
+        """Let the layers of the current phase alone learn until `undo` is closed; return its prefix cache.
+
+        `earlier` is what the cache of the phase before handed over.
+        """
         run, placement, entries = self._run, self.current.phase.placement, self.current.entries
         undo.enter_context(frozen_below(run.stack, placement.entry))
-        prefix = PrefixChoice(run.host, run.stack, placement, run.settings, entry_obstacle=entries.obstacle)
+        prefix = PrefixChoice(
+            run.host, run.stack, placement, run.settings, entry_obstacle=entries.obstacle, earlier=earlier
+        )
         return undo.enter_context(prefix)
+
+    def begins_in(self, steps: int) -> tuple[int, ...] | None:
+        """Return where the phases begin in a trial of `steps` optimizer steps; None where one would have none."""
+        return compressed([part.phase for part in self.phases], steps)
+
+    def in_small(self, steps: int) -> RisingInSmall:
+        """Return the schedule as a trial of `steps` optimizer steps runs it; `begins_in` says whether one can."""
+        return RisingInSmall(self.phases, self.begins_in(steps) or ())
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return what report.json holds under `schedule`."""
         return [phase.to_dict() for phase in self.phases]
+
+
+class RisingInSmall:
+    """A schedule within the few optimizer steps of a trial: phase n of `phases` begins with step `begins[n]`."""
+
+    def __init__(self, phases: Sequence[RunPhase], begins: Sequence[int]) -> None:
+        self._phases, self._begins = phases, begins
+
+    @property
+    def rises(self) -> tuple[int, ...]:
+        """The steps from which fewer layers learn."""
+        return tuple(self._begins[1:])
+
+    def entered(self, step: int) -> AbstractContextManager[None]:
+        """Let the layers alone learn that do in optimizer step `step`; after the last step those of the last phase."""
+        return self._phases[bisect_right(self._begins, step) - 1].entered()
 
 
 def rising_of(run: PlacedRun, step: int, max_steps: int) -> Rising | None:

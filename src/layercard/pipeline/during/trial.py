@@ -32,13 +32,15 @@ from layercard.ranks import gathered
 if TYPE_CHECKING:
     from layercard.hosts.protocol import HeldOut, Host
     from layercard.pipeline.during.control import ControlLoss
+    from layercard.pipeline.during.rising import RisingInSmall
     from layercard.quality.budget import TrialPlan
 
 
 class Trial:
     """The short trainings of one run, on `updates` (what `Host.update_batches` returned), judged on `heldout`.
 
-    Made once, and tried with one placement after another where it is widened.
+    Made once, and tried with one placement after another where it is widened. With `rising` the placed arm's lower layers stop
+    learning on the way.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class Trial:
         heldout: HeldOut,
         updates: list[list[tuple[Mapping[str, Any], Any]]],
         control: ControlLoss | None = None,
+        rising: RisingInSmall | None = None,
     ) -> None:
         self.plan, self._heldout, self._host = plan, heldout, host
-        self._control = control
+        self._control, self._rising = control, rising
         self._second_rate = plan.second_rate
         self._steps_each = host.trainer.args.gradient_accumulation_steps
         self._arms: dict[str, Arm] = {}
@@ -85,7 +88,8 @@ class Trial:
         self.seconds += time.perf_counter() - began
         rate = float(self._host.trainer.args.learning_rate)
         adam_like = is_adam_like(self._arms[PLACED].optimizer)
-        return Verdict(dict(self._losses), self.plan.updates, self._heldout.source, rate, adam_like)
+        rises = () if self._rising is None else self._rising.rises
+        return Verdict(dict(self._losses), self.plan.updates, self._heldout.source, rate, adam_like, rises)
 
     def forget_placed(self) -> None:
         """Drop what was found of the placed layers, to try others, at the run's own learning rate alone."""
@@ -115,8 +119,15 @@ class Trial:
             self._losses[PLACED_2X] = self._losses_of(twice, PLACED_2X)
 
     def _arm(self, name: str, entered: Callable[[], AbstractContextManager[object]], rate: float = 1.0) -> Arm:
+        if self._rising is not None and name == PLACED:
+            entered = partial(self._phase_of_placed, self._rising)
         self._arms[name] = Arm(self._setup, entered, rate=rate)
         return self._arms[name]
+
+    def _phase_of_placed(self, rising: RisingInSmall) -> AbstractContextManager[None]:
+        """What is in force in the placed arm's next optimizer step."""
+        arm = self._arms.get(PLACED)
+        return rising.entered(0 if arm is None else arm.taken // self._steps_each)
 
     def _losses_of(self, arm: Arm, name: str) -> list[float]:
         with arm.judged():

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from layercard.cost.allowance import Allowance
+from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
 from layercard.cost.predict import UnitCosts
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.before.losses import why_not_judged
 from layercard.pipeline.during.entry import predicted
 from layercard.pipeline.during.trial import Trial
 from layercard.pipeline.during.variants import why_not_timed
-from layercard.quality.budget import FEWEST_EXAMPLES, TrialCosts, least_units, plan_trial
+from layercard.quality.budget import FEWEST_EXAMPLES, MOST_UPDATES, TrialCosts, least_units, plan_trial
 from layercard.quality.verdict import unknown
 from layercard.ranks import together
 from layercard.report.files import NAME, load_report
 
 if TYPE_CHECKING:
     from layercard.pipeline.during.entry import EntryChoice
+    from layercard.pipeline.during.rising import Rising
     from layercard.pipeline.placed_run import PlacedRun
     from layercard.placement.placement import LayerPlacement
 
@@ -28,9 +29,6 @@ EXTRA_VARIANTS = 0.4
 """Share of timing's budget that goes to each variant beside the trial's own two."""
 PLANNED_FOR = 0.9
 """Share of the budget that is planned for; first steps are slower, and batches, optimizers and copies take the rest."""
-NO_TRIAL_OF_A_SCHEDULE = (
-    "A trial of a few steps before training cannot see a schedule, whose layers stop learning later."
-)
 BUILT_ON_FEWER = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
 
 
@@ -45,20 +43,28 @@ def every_layer(placement: LayerPlacement) -> str:
 
 
 def choose_trial(
-    run: PlacedRun, state: Any, entries: EntryChoice, *, prefix_cached: bool
+    run: PlacedRun, state: Any, entries: EntryChoice, *, prefix_cached: bool, rising: Rising | None = None
 ) -> tuple[Trial | None, dict[str, Any]]:
-    """Return the trial of a run that begins to train, or None and what the report says of quality instead."""
+    """Return the trial of a run that begins to train, or None and what the report says of quality instead.
+
+    That of a schedule (`rising`) has its rises at the same shares; the learning rate is the run's own alone.
+    """
     steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
-    settled = _settled(run, state)
+    settled = _settled(run, state, rises=rising is not None and len(rising.phases) > 1)
     if settled is not None:
         return None, settled
     costs = trial_costs(run, entries)
     budget = PLANNED_FOR * run.settings.guard_budget * steps
-    beside = _timing_beside(run, entries, steps, costs, extras=prefix_cached)
+    if rising is None:
+        beside = _timing_beside(run, entries, steps, costs, extras=prefix_cached)
+    else:
+        beside = _timing_of_phases(run, costs, len(rising.phases))
     retries = RETRIES if run.settings.on_quality_loss == "widen" else 0
-    plan = plan_trial(budget - beside, costs, retries=retries)
+    plan = plan_trial(budget - beside, costs, retries=retries, second_rate_wanted=rising is None)
     if plan is None:
         return None, unknown(_too_short(run, steps, (least_units(costs) + beside) / PLANNED_FOR))
+    if rising is not None and rising.begins_in(plan.updates) is None:
+        return None, unknown(_too_few(rising, plan.updates))
     with together():
         heldout = run.host.heldout_batches(plan.examples)
     if len(heldout.batches) < FEWEST_EXAMPLES:
@@ -73,7 +79,8 @@ def choose_trial(
         updates = run.host.update_batches(plan.updates, heldout.held_back)
     except DataError as error:  # a training set that can be read only once; training itself can
         return None, unknown(str(error))
-    return Trial(run.host, plan, heldout, updates, run.control), {}
+    in_small = None if rising is None else rising.in_small(plan.updates)
+    return Trial(run.host, plan, heldout, updates, run.control, in_small), {}
 
 
 def trial_costs(run: PlacedRun, entries: EntryChoice) -> TrialCosts:
@@ -90,13 +97,11 @@ def trial_costs(run: PlacedRun, entries: EntryChoice) -> TrialCosts:
     )
 
 
-def _settled(run: PlacedRun, state: Any) -> dict[str, Any] | None:
+def _settled(run: PlacedRun, state: Any, *, rises: bool) -> dict[str, Any] | None:
     """Return the quality where no trial can run, or is needed, or has run before; None where one may."""
-    if run.settings.schedule is not None:
-        return unknown(NO_TRIAL_OF_A_SCHEDULE)
     if not run.settings.guard:
         return unknown("`guard` is off.")
-    if run.placement.is_all:
+    if run.placement.is_all and not rises:
         return unknown(all_layers(run.placement)) | {"kind": "predicted", "share_kept": 1.0}
     if run.begun_before is not None:
         return dict(run.begun_before.quality)
@@ -136,6 +141,26 @@ def _timing_beside(run: PlacedRun, entries: EntryChoice, steps: int, costs: Tria
     allowance = Allowance(steps, min(settings.measure_budget, settings.guard_budget), predicted(run, entries).speedup)
     variants = allowance.holds(split=True) * (1 + extras)
     return (1 + costs.placed) + variants * EXTRA_VARIANTS * allowance.budget * steps
+
+
+def _timing_of_phases(run: PlacedRun, costs: TrialCosts, phases: int) -> float:
+    """Return what the timing of a schedule's phases costs at least, in all-layer steps; its steps are none of the trial's.
+
+    Beside warm-up and the fewest rounds two rounds more: for steps whose peak is looked at without checkpointing, and because
+    first steps are slower.
+    """
+    return (3 + FEWEST_ROUNDS) * (1 + phases * costs.placed) if run.settings.measure else 0.0
+
+
+def _too_few(rising: Rising, updates: int) -> str:
+    """Why a trial of so many optimizer steps does not hold the schedule."""
+    enough = next((n for n in range(updates, MOST_UPDATES + 1) if rising.begins_in(n) is not None), None)
+    if enough is None:
+        return f"A phase of the schedule is too short to have a step in a trial, which takes {MOST_UPDATES} at most."
+    return (
+        f"The trial that `guard_budget` pays for has {updates} steps, too few for each phase of the schedule to have one; "
+        f"{enough} are enough."
+    )
 
 
 def _too_short(run: PlacedRun, steps: int, least: float) -> str:

@@ -91,7 +91,7 @@ def _quality(report: SpeedupReport) -> Section:
     if not known:
         return Section("quality", "Quality", lead, None, losses)
     rows = tuple((name, percent(share), interval_words(i, share=True) if i else UNKNOWN) for name, share, i, _ in known)
-    threshold = quality.get("threshold")
+    threshold = None if quality.get("kind") == "tried" else quality.get("threshold")
     spoken = "; ".join(f"{name}: {share}, interval {interval}" for name, share, interval in rows)
     figure = Figure(
         "ranges", "Share of all-layer LoRA's gain that the placed layers keep", spoken + ".",
