@@ -59,9 +59,10 @@ def announcement(
 def schedule_lines(placement: LayerPlacement, schedule: str | None) -> list[str]:
     """Return a line for each rise of the schedule."""
     rises = parse_schedule(schedule)
-    learning = [describe(learning_after(placement, rise.share).layers, placement.num_layers) for rise in rises]
+    learning = [learning_after(placement, rise.share).layers for rise in rises]
     return [
-        f"After {rise.after:.0%} of the steps only {layers} learn; those below keep what they learned."
+        f"After {rise.after:.0%} of the steps only {describe(layers, placement.num_layers)} "
+        f"learn{'s' * (len(layers) == 1)}; those below keep what they learned."
         for rise, layers in zip(rises, learning, strict=True)
     ]
 

@@ -132,9 +132,10 @@ class TimedSteps:
         return self._result(joined(first, alternate(variants, rounds=rounds, first=1)))
 
     def _too_short(self, rounds: int) -> Measurement:
+        held = f"{rounds} round{'s' * (rounds != 1)}"
         return self._without_times(
             f"The run is too short: timing may take as long as {self._allowance.placed_steps:.0f} placed steps, which "
-            f"holds {rounds} rounds; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
+            f"holds {held}; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
         )
 
     def _fill(self, variant: Variant) -> None:

@@ -27,6 +27,8 @@ RETRIES = 2
 """How many widened placements `widen` may try."""
 EXTRA_VARIANTS = 0.4
 """Share of timing's budget that goes to each variant beside the trial's own two."""
+FOR_PHASES = 0.5
+"""Share of the budget that is kept for timing the phases of a schedule."""
 PLANNED_FOR = 0.9
 """Share of the budget that is planned for; first steps are slower, and batches, optimizers and copies take the rest."""
 BUILT_ON_FEWER = "The adapter was built on the chosen layers alone, so there is no all-layer LoRA to compare with."
@@ -58,11 +60,15 @@ def choose_trial(
     if rising is None:
         beside = _timing_beside(run, entries, steps, costs, extras=prefix_cached)
     else:
-        beside = _timing_of_phases(run, costs, len(rising.phases))
+        beside = _timing_of_phases(run, costs, len(rising.phases), steps)
     retries = RETRIES if run.settings.on_quality_loss == "widen" else 0
     plan = plan_trial(budget - beside, costs, retries=retries, second_rate_wanted=rising is None)
     if plan is None:
-        return None, unknown(_too_short(run, steps, (least_units(costs) + beside) / PLANNED_FOR))
+        least = least_units(costs)
+        if rising is None:
+            return None, unknown(_too_short(run, steps, (least + beside) / PLANNED_FOR))
+        with_timing = least + _timing_of_phases(run, costs, len(rising.phases), 0)
+        return None, unknown(_too_short(run, steps, max(with_timing / PLANNED_FOR, least / (PLANNED_FOR - FOR_PHASES))))
     if rising is not None and rising.begins_in(plan.updates) is None:
         return None, unknown(_too_few(rising, plan.updates))
     with together():
@@ -143,13 +149,18 @@ def _timing_beside(run: PlacedRun, entries: EntryChoice, steps: int, costs: Tria
     return (1 + costs.placed) + variants * EXTRA_VARIANTS * allowance.budget * steps
 
 
-def _timing_of_phases(run: PlacedRun, costs: TrialCosts, phases: int) -> float:
-    """Return what the timing of a schedule's phases costs at least, in all-layer steps; its steps are none of the trial's.
+def _timing_of_phases(run: PlacedRun, costs: TrialCosts, phases: int, steps: int) -> float:
+    """Return what is left to the timing of a schedule's phases, in all-layer steps; its steps are none of the trial's.
 
-    Beside warm-up and the fewest rounds two rounds more: for steps whose peak is looked at without checkpointing, and because
-    first steps are slower.
+    `FOR_PHASES` of the budget where timing may take that much, so that no trial keeps a speed from being measured; at least
+    warm-up, the fewest rounds and two more, for steps whose peak is looked at without checkpointing and because first steps
+    are slower.
     """
-    return (3 + FEWEST_ROUNDS) * (1 + phases * costs.placed) if run.settings.measure else 0.0
+    settings = run.settings
+    if not settings.measure:
+        return 0.0
+    least = (3 + FEWEST_ROUNDS) * (1 + phases * costs.placed)
+    return max(least, min(settings.measure_budget, FOR_PHASES * settings.guard_budget) * steps)
 
 
 def _too_few(rising: Rising, updates: int) -> str:
