@@ -142,6 +142,7 @@ def test_plan_stays_within_a_budget_and_prints_what_a_larger_one_buys(run: Run, 
     assert expected <= 0.6
     assert f"predicted to take {expected:.0%} of all-layer LoRA's step time (at most 60%)" in placement["reason"]
     assert "What a larger `budget` buys by `resnorm`" in done.words
+    assert "100%  ████████████████████  0–5" in done.err
     rows = document["front"]
     assert 2 <= len(rows) <= 10
     assert [row["step_ratio"] for row in rows] == sorted(row["step_ratio"] for row in rows)

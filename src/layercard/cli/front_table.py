@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +17,9 @@ from layercard.placement.choose import request_of
 from layercard.placement.strategies import StepRatio
 from layercard.scores.base import LayerScores
 from layercard.settings import PlacementSettings
+
+WIDTH = 20
+"""Characters of the longest bar."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,20 @@ def document(rows: Sequence[FrontRow]) -> list[dict[str, Any]]:
 
 
 def show_front(console: Console, rows: Sequence[FrontRow], score: str, num_layers: int) -> None:
-    """Print a row a set; step times are rounded up, so that a `budget` of what stands there allows the set."""
+    """Print a row a set, with a bar as long as its share of the score.
+
+    Step times are rounded up, so that a `budget` of what stands there allows the set.
+    """
     console.print(
         f"What a larger `budget` buys by `{score}`; a share of the score is no measured quality", markup=False
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("budget", justify="right")
     table.add_column("share of the score", justify="right")
+    table.add_column()
     table.add_column("layers")
     for row in rows:
         layers = describe(row.layers, num_layers).split(" ", 1)[1].rsplit(" of ", 1)[0]
         budget = math.ceil(100 * row.step_ratio - 1e-6) / 100
-        table.add_row(f"{budget:.2f}", f"{row.score_share:.0%}", layers)
+        table.add_row(f"{budget:.2f}", f"{row.score_share:.0%}", Bar(1, 0, row.score_share, width=WIDTH), layers)
     console.print(table)

@@ -273,8 +273,8 @@ def _costs(request: StrategyRequest, layers: tuple[int, ...]) -> str:
             held = f"{share_held(request, layers):.0%} of its sum (at least {request.min_gain:.0%})"
             found = f", the cheapest that hold {held}{took}"
     if request.max_memory is not None and request.peak is not None:
-        most = f"{bytes_text(request.max_memory)} less a tenth"
-        found += f", predicted to hold {bytes_text(request.peak(layers))} at the peak (at most {most})"
+        held, device = bytes_text(request.peak(layers)), bytes_text(request.max_memory)
+        found += f" and to hold {held} of {device} at most"
     return found
 
 
