@@ -179,6 +179,8 @@ def test_prediction_follows_the_settings_of_the_run(run: Run, model: Path) -> No
         (["--strategy", "high", "--score", "ckaa"], 2, "Did you mean `cka`?"),
         (["--strategy", "high"], 2, "Give `--dataset`"),
         (["--strategy", "high", "--dataset", "nowhere.jsonl"], 1, "does not exist"),
+        (["--dataset", "nowhere.jsonl"], 1, "does not exist"),
+        (["--lora-layers", "uniform", "--dataset", "nowhere.jsonl"], 1, "does not exist"),
         (["--column", "prompt"], 2, "PART=NAME"),
         (["--check"], 2, "Name it, or give `-o`"),
         (["--check", "nowhere.json"], 1, "does not exist"),

@@ -41,6 +41,7 @@ from layercard.placement.phases import check_rises
 from layercard.placement.placement import LayerPlacement
 from layercard.placement.rates import learning_rate_hint
 from layercard.placement.strategies import Predictions
+from layercard.records import local_file
 from layercard.report.announce import LESS, schedule_lines
 from layercard.report.words import as_fast
 from layercard.scores.coupling import Coupling
@@ -158,6 +159,8 @@ def make_plan(
     if ahead is not None:
         asked = replace(asked, predictions=_limits(asked, *ahead, memory, traced))
     check_depth(settings, len(asked.stack), asked.adaptable, **asked.predictions)
+    if data.name is not None:
+        local_file(data.name)  # a misspelt file is refused, whether the choice reads it or not
     decision, examined = choose(asked)
     placement, differing = _recorded(asked, decision.placement, examined)
     found = ahead[1] if ahead is not None else predicting(placement)

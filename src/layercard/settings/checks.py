@@ -130,7 +130,7 @@ def _check_combination(s: PlacementSettings) -> None:
     if len(sizes) > 1 and not (len(sizes) == 2 and set(sizes) <= {*COST_FIELDS} and "max_memory" in sizes):
         raise SettingsError(
             f"{' and '.join(f'`{n}`' for n in sizes)} are both given. Exactly one of {one_of(SIZE_FIELDS)} says how many "
-            "layers are adapted."
+            "layers are adapted; `max_memory` may stand beside `budget` or `min_gain`."
         )
     _check_budget(s)
     _check_schedule(s, sizes)
