@@ -1,4 +1,4 @@
-"""`layercard trl-sft` in two processes, which accelerate launches: placed alike and as in one, written by the first alone."""
+"""`layercard trl-sft` in two and four processes, which accelerate launches: placed as in one, written by the first alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from launched import timed
 
 pytestmark = pytest.mark.xdist_group("torchrun")
 
-ONE = ["--num_processes", "1"]
-TWO = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
-"""`--multi_gpu` makes accelerate start several processes; `--use_cpu` keeps them off GPUs."""
+
+def launched(processes: int) -> list[str]:
+    """`--multi_gpu` makes accelerate start several processes; `--use_cpu` keeps them off GPUs."""
+    several = ["--multi_gpu", "--num_machines", "1", "--main_process_port", "0"] if processes > 1 else []
+    return [*several, "--num_processes", str(processes)]
 
 
 def command(model_folder: Path, data_folder: Path, output: Path, *flags: str) -> list[str]:
@@ -28,24 +30,24 @@ def command(model_folder: Path, data_folder: Path, output: Path, *flags: str) ->
     ]
 
 
-def test_two_processes_place_as_one_and_the_first_one_writes(model_folder, data_folder, tmp_path):
+def test_processes_place_as_one_and_the_first_one_writes(model_folder, data_folder, tmp_path):
     placed = []
-    for name, ranks in (("one", ONE), ("two", TWO)):
-        flags = [*ranks, "--lora_layers", "high"]
+    for processes in (1, 2, 4):
+        name, flags = str(processes), [*launched(processes), "--lora_layers", "high"]
         done = timed(command(model_folder, data_folder, tmp_path / name, *flags), seconds=240)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stderr.count("Adapts layers") == 1
         report = json.loads((tmp_path / name / "report.json").read_text())
         assert report["partial"] is False
-        assert report["run"]["training"]["processes"] == (1 if name == "one" else 2)
+        assert report["run"]["training"]["processes"] == processes
         placed.append(json.loads((tmp_path / name / "placement.json").read_text()))
         config = json.loads((tmp_path / name / "adapter_config.json").read_text())
         assert config["layers_to_transform"] == placed[-1]["layers"]
-    assert placed[0]["layers"] == placed[1]["layers"]
+    assert placed[0]["layers"] == placed[1]["layers"] == placed[2]["layers"]
 
 
 def test_what_is_wrong_ends_both_with_its_message_and_code(model_folder, data_folder, tmp_path):
-    flags = [*TWO, "--lora_layers", "1,9"]
+    flags = [*launched(2), "--lora_layers", "1,9"]
     done = timed(command(model_folder, data_folder, tmp_path / "out", *flags), seconds=240)
     assert done.returncode == 2, done.stderr[-3000:]
     for rank in (0, 1):
