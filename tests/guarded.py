@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
-from adapted import lora_config, with_adapters
+from adapted import lora_config, take_values, with_adapters
+from layercard.hosts.plain import PlainHost
 from tiny import collate, tiny_examples, tiny_model
-from trainers import Rows, StopAfter, arguments
+from trainers import Rows, StopAfter, arguments, train
 
 RIGHT, WRONG = (2, 3), (0, 1)
 
@@ -59,3 +60,42 @@ def guarded_trainer(
     )
     trainer.add_callback(StopAfter(stop_after))
     return trainer
+
+
+ALL_THAT_COUNTS: dict[str, Any] = {
+    "gradient_accumulation_steps": 2,
+    "max_grad_norm": 0.05,
+    "weight_decay": 0.1,
+    "lora": {"lora_dropout": 0.0},
+}
+"""What a trial has to do as a trainer does it: accumulation, clipping, weight decay, token counts."""
+
+
+class InOrder(Trainer):
+    """Reads its rows as they stand."""
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def loss_of_a_real_run(
+    folder: Path, tried: Any, quality: dict[str, Any], *callbacks: TrainerCallback, layers: list[int] | None = None
+) -> float:
+    """Train a trainer of its own on the very rows of the trial of `tried`, in their order; return its held-out loss."""
+    steps = quality["steps"]
+    real = guarded_trainer(
+        folder / "real", kind=InOrder, layers=layers, stop_after=steps, lr_scheduler_type="constant", **ALL_THAT_COUNTS
+    )
+    take_values(real.model, guarded_trainer(folder / "source").model)
+    micros = [micro for update in PlainHost(tried).update_batches(steps, 0) for micro, _ in update]
+    rows = [(ids[mask == 1].tolist(), labels[mask == 1].tolist()) for micro in micros for ids, mask, labels in zip(
+        micro["input_ids"], micro["attention_mask"], micro["labels"], strict=True)]  # fmt: skip
+    real.train_dataset = Rows([{"input_ids": ids, "labels": labels} for ids, labels in rows])
+    for callback in callbacks:
+        real.add_callback(callback)
+    train(real)
+    real.model.eval()
+    held = PlainHost(real).heldout_batches(quality["examples"]).batches
+    with torch.no_grad():
+        losses = [real.model(**batch).loss.item() for batch in held]
+    return float(sum(losses) / len(losses))

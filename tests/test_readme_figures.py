@@ -122,6 +122,19 @@ def most_sooner(pairs: Pairs, share: float) -> int:
     return max(counted.values())
 
 
+def of_validity() -> list[str]:
+    """Return what the README must say of the validity benchmark."""
+    once, twice, chosen = one_seed(), two_seeds(), two_seeds(checkpointed=False)
+    return [
+        f"`auto` kept {spread(twice, 'auto balanced', 'kept')} of all-layer LoRA's gain in as many steps, in "
+        f"{spread(twice, 'auto balanced', 'step_time')} of its time",
+        f"spread over all depth {spread(twice, 'uniform', 'kept')} in {spread(twice, 'uniform', 'step_time')}.",
+        f"a third of the layers drawn by chance kept {spread(chosen, 'random 0', 'kept')}, aletheia-lora's third "
+        f"{spread(chosen, 'aletheia third', 'kept')}, KappaTune's {spread(chosen, 'kappa third', 'kept')}:",
+        f"three quarters of its time on more than {max(most_sooner(once, 0.75), most_sooner(twice, 0.75))} of the six.",
+    ]
+
+
 def statements(results: Results) -> list[str]:
     """Return what the README must say."""
     smollm2 = {
@@ -140,7 +153,6 @@ def statements(results: Results) -> list[str]:
     ends = [row["end"] for row in trials["rows"]]
     unseen = trials["as shipped, not fitted on"]
     warned = unseen["warnings"]["0.9"]
-    once, twice, chosen = one_seed(), two_seeds(), two_seeds(checkpointed=False)
     gemma = [
         row["step_seconds_ratio"]
         for row in results("transfer")["results"]["gemma-3-270m"]["left_out"]
@@ -177,12 +189,7 @@ def statements(results: Results) -> list[str]:
         f"{half[0]:.0%} to {half[-1]:.0%}.",
         f"Of {len(ends)} placements {sum(high < 1 for _, _, high in ends)} ended behind all-layer LoRA; "
         f"{sum(low <= 1 <= high for _, low, high in ends)}, all on ARC-easy",
-        f"`auto` kept {spread(twice, 'auto balanced', 'kept')} of all-layer LoRA's gain in as many steps, in "
-        f"{spread(twice, 'auto balanced', 'step_time')} of its time",
-        f"spread over all depth {spread(twice, 'uniform', 'kept')} in {spread(twice, 'uniform', 'step_time')}.",
-        f"a third of the layers drawn by chance kept {spread(chosen, 'random 0', 'kept')}, aletheia-lora's third "
-        f"{spread(chosen, 'aletheia third', 'kept')}, KappaTune's {spread(chosen, 'kappa third', 'kept')}:",
-        f"three quarters of its time on more than {max(most_sooner(once, 0.75), most_sooner(twice, 0.75))} of the six.",
+        *of_validity(),
         f"took {min(gemma):.0%} to {max(gemma):.0%} of the time",
         f"{demo:.0f} s on two cores",
         f"| {smollm2['last 5', 'entry']} as fast | {smollm2['upper half', 'entry']} as fast | 1 |",

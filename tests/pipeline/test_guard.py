@@ -8,9 +8,8 @@ import torch
 from transformers import Trainer, TrainerState
 
 from adapted import take_values
-from guarded import RIGHT, WRONG, guarded_trainer
+from guarded import ALL_THAT_COUNTS, RIGHT, WRONG, guarded_trainer, loss_of_a_real_run
 from layercard.errors import EXIT_QUALITY, QualityError
-from layercard.hosts.plain import PlainHost
 from layercard.pipeline.during.entry import EntryChoice
 from layercard.pipeline.during.trial_choice import choose_trial
 from layercard.quality.verdict import KEYS
@@ -139,43 +138,15 @@ def test_the_run_is_bit_for_bit_that_without_a_guard(tmp_path, checkpointing):
     assert first == second
 
 
-class InOrder(Trainer):
-    def _get_train_sampler(self, *args):
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-
 def test_an_arm_is_what_the_trainer_itself_would_have_trained(tmp_path):
     """Against a real trainer on the same rows in the same order: accumulation, clipping, weight decay, token counts."""
-    changes = {
-        "gradient_accumulation_steps": 2,
-        "max_grad_norm": 0.05,
-        "weight_decay": 0.1,
-        "lora": {"lora_dropout": 0.0},
-    }
-    trainer = guarded_trainer(tmp_path / "guarded", **changes)
+    trainer = guarded_trainer(tmp_path / "guarded", **ALL_THAT_COUNTS)
     run = placed(trainer, RIGHT, guard=True, guard_budget=0.15)
     train(trainer)
     quality = run.report.quality
     for name, layers in (("all_layers", None), ("placed", list(RIGHT))):
-        real = guarded_trainer(
-            tmp_path / name,
-            kind=InOrder,
-            layers=layers,
-            stop_after=quality["steps"],
-            lr_scheduler_type="constant",
-            **changes,
-        )
-        take_values(real.model, guarded_trainer(tmp_path / "source").model)
-        micros = [micro for update in PlainHost(trainer).update_batches(quality["steps"], 0) for micro, _ in update]
-        rows = [(ids[mask == 1].tolist(), labels[mask == 1].tolist()) for micro in micros for ids, mask, labels in zip(
-            micro["input_ids"], micro["attention_mask"], micro["labels"], strict=True)]  # fmt: skip
-        real.train_dataset = Rows([{"input_ids": ids, "labels": labels} for ids, labels in rows])
-        train(real)
-        real.model.eval()
-        held = PlainHost(real).heldout_batches(quality["examples"]).batches
-        with torch.no_grad():
-            losses = [real.model(**batch).loss.item() for batch in held]
-        assert quality["heldout_loss"][name] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+        real = loss_of_a_real_run(tmp_path / name, trainer, quality, layers=layers)
+        assert quality["heldout_loss"][name] == pytest.approx(real, abs=1e-5)
     assert quality["heldout_loss"]["before"] - quality["heldout_loss"]["all_layers"] > 0.01
 
 

@@ -4,15 +4,12 @@ import copy
 import json
 
 import pytest
-import torch
 from transformers import Trainer
 
-from adapted import take_values
-from guarded import guarded_trainer
-from layercard.hosts.plain import PlainHost
+from guarded import ALL_THAT_COUNTS, guarded_trainer, loss_of_a_real_run
 from layercard.quality.verdict import KEYS
 from layercard.report.files import load_report
-from trainers import AtFirstStep, FreezeBelow, Rows, equal, logs, placed, train
+from trainers import AtFirstStep, FreezeBelow, equal, logs, placed, train
 
 EVERY = (0, 1, 2, 3)
 LONG = {"guard": True, "guard_budget": 0.15, "measure": False}
@@ -60,43 +57,20 @@ def test_the_run_is_bit_for_bit_that_without_a_guard(tmp_path, checkpointing):
     assert seen == other_seen
 
 
-class InOrder(Trainer):
-    def _get_train_sampler(self, *args):
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-
 @pytest.mark.parametrize(
     ("schedule", "frozen"), [("0.25:0.75", {0.25: 3}), ("0.25:0.5, 0.5:0.75", {0.25: 2, 0.5: 3})], ids=["one", "two"]
 )
 def test_its_arm_is_what_the_trainer_itself_would_have_trained_frozen_by_hand(tmp_path, schedule, frozen):
     """Against a real trainer on the same rows in the same order, whose lower layers stop at the same shares of its steps."""
-    changes = {
-        "gradient_accumulation_steps": 2,
-        "max_grad_norm": 0.05,
-        "weight_decay": 0.1,
-        "lora": {"lora_dropout": 0.0},
-    }
-    trainer = guarded_trainer(tmp_path / "guarded", **changes)
+    trainer = guarded_trainer(tmp_path / "guarded", **ALL_THAT_COUNTS)
     run = placed(trainer, EVERY, schedule=schedule, **LONG)
     train(trainer)
     quality = run.report.quality
-    steps = quality["steps"]
-    rises = {round(after * steps): layer for after, layer in frozen.items()}
+    rises = {round(after * quality["steps"]): layer for after, layer in frozen.items()}
     assert quality["rises"] == list(rises)
     for name, below in (("all_layers", {}), ("placed", rises)):
-        real = guarded_trainer(tmp_path / name, kind=InOrder, stop_after=steps, lr_scheduler_type="constant", **changes)
-        take_values(real.model, guarded_trainer(tmp_path / "source").model)
-        micros = [micro for update in PlainHost(trainer).update_batches(steps, 0) for micro, _ in update]
-        rows = [(ids[mask == 1].tolist(), labels[mask == 1].tolist()) for micro in micros for ids, mask, labels in zip(
-            micro["input_ids"], micro["attention_mask"], micro["labels"], strict=True)]  # fmt: skip
-        real.train_dataset = Rows([{"input_ids": ids, "labels": labels} for ids, labels in rows])
-        real.add_callback(FreezeBelow(below))
-        train(real)
-        real.model.eval()
-        held = PlainHost(real).heldout_batches(quality["examples"]).batches
-        with torch.no_grad():
-            losses = [real.model(**batch).loss.item() for batch in held]
-        assert quality["heldout_loss"][name] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+        real = loss_of_a_real_run(tmp_path / name, trainer, quality, FreezeBelow(below))
+        assert quality["heldout_loss"][name] == pytest.approx(real, abs=1e-5)
     loss = quality["heldout_loss"]
     kept = (loss["before"] - loss["placed"]) / (loss["before"] - loss["all_layers"])
     assert quality["share_in_trial"] == pytest.approx(kept, abs=1e-6)

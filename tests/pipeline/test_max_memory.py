@@ -19,9 +19,10 @@ from layercard import PlacementSettings, place, plugins
 from layercard.anatomy.adaptable import adapted_layers
 from layercard.anatomy.checkpoint_names import checkpointing_arguments
 from layercard.cost.memory import peak_bytes
+from layercard.cost.peak import optimizer_state
 from layercard.errors import SettingsError
 from layercard.pipeline.before.looking import RunToPlace, locate_layers
-from layercard.pipeline.before.peak_ahead import optimizer_state, predicted_peaks
+from layercard.pipeline.before.peak_ahead import predicted_peaks
 from tiny import tiny_model, tiny_tokenizer
 from trainers import make_trainer
 
@@ -138,7 +139,7 @@ def test_what_place_refuses(tmp_path: Path) -> None:
         place(make_trainer(tmp_path), lora_layers={"max_memory": "24"})
     with pytest.raises(SettingsError, match=r"`num_layers` and `max_memory` are both given"):
         place(make_trainer(tmp_path), lora_layers={"max_memory": "24GiB", "num_layers": 2})
-    with pytest.raises(SettingsError, match=r"cannot be predicted: a step of trl.DPOTrainer runs more"):
+    with pytest.raises(SettingsError, match=r"nothing tells what this run needs. A step of trl.DPOTrainer runs more"):
         place(preferring(tmp_path), lora_layers={"max_memory": "24GiB"})
 
 
@@ -180,3 +181,11 @@ def test_plan_keeps_within_memory(run: Run, tmp_path: Path) -> None:
     none = run(*asked, "--max-memory", "1MiB")
     assert none.code == 2
     assert "alone is predicted to need" in none.words
+
+
+def test_a_model_whose_memory_cannot_be_told_is_refused_with_the_reason(run: Run, tmp_path: Path) -> None:
+    tiny_model("deberta").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    done = run("plan", tmp_path, "--dataset", questions(tmp_path), "--max-memory", "24GiB", "--no-time-costs")
+    assert done.code == 2
+    assert "`max_memory` is given. The memory of DebertaV2" in done.words

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from layercard.cli.memory_options import MemoryAsked, optimizer_state
+from layercard.cli.memory_options import MemoryAsked
 from layercard.cli.positions import longest_input
 from layercard.cli.strategy_table import StepConditions, StrategyCost
 from layercard.cost.fit import Setup, Traced, Verdict, Way, packed_shape, peak_of, verdict, ways_to_fit
 from layercard.cost.packed import saved_bits, unknown_packing
-from layercard.cost.peak import Peak, Training, predict_peak
+from layercard.cost.peak import Peak, Training, optimizer_state, peaks_of
 from layercard.cost.traced import RunShape, takes_tiles
 from layercard.errors import ModelError, SettingsError
 from layercard.placement.placement import LayerPlacement
@@ -138,15 +138,18 @@ def _parts(peak: Peak) -> str:
 def peaks_ahead(asked: MemoryAsked, bare: PreTrainedModel, conditions: StepConditions, traced: Traced) -> PeakBytes:
     """Return what predicts the peak of any layers, in bytes; raises `SettingsError` where the model cannot be traced."""
     setup, _ = _setups(asked, bare, conditions)
-    unknown = None if asked.bits is not None else unknown_packing(bare.config)
-    try:
-        model = None if unknown is not None else traced(setup)
-    except ModelError as error:
-        unknown = str(error)
-    if model is None:
-        raise SettingsError(f"`max_memory` is given, and memory is {unknown} Drop it, or choose by `budget`.")
-    counted = model
-    return lambda layers: predict_peak(counted, layers, setup.training).total
+    unknown = _unknown(asked, bare)
+    if unknown is None:
+        try:
+            return peaks_of(traced(setup), setup.training)
+        except ModelError as error:
+            unknown = str(error)
+    raise SettingsError(f"`max_memory` is given. {unknown} Drop it, or choose by `budget`.")
+
+
+def _unknown(asked: MemoryAsked, bare: PreTrainedModel) -> str | None:
+    """Why nothing is predicted for weights in the form they were saved in; None where something is, or they are packed anew."""
+    return None if asked.bits is not None else unknown_packing(bare.config)
 
 
 def plan_memory(
@@ -159,7 +162,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """Return the predicted peaks; where the model cannot be traced, the plan holds the reason and no peak."""
     placed, whole = _setups(asked, bare, conditions)
-    if (unknown := unknown_packing(bare.config)) is not None and asked.bits is None:
+    if (unknown := _unknown(asked, bare)) is not None:
         return MemoryPlan(placed, asked.optimizer, asked.device, {}, {}, unknown)
     every = placement.every_layer
     wanted = {cost.strategy: (placed, cost.layers) for cost in strategies} | {ALL_LAYERS: (whole, every)}

@@ -13,14 +13,6 @@ from layercard.sizes import parse_size
 OPTIMIZERS = ("adamw", "adamw-8bit", "sgd")
 
 
-def optimizer_state(optimizer: str, itemsize: int) -> float:
-    """Return the bytes of state over bytes of trainable parameters of `itemsize` bytes each.
-
-    AdamW keeps two numbers of the parameters' dtype, its 8-bit form two bytes, plain SGD nothing.
-    """
-    return {"adamw": 2.0, "adamw-8bit": 2 / itemsize, "sgd": 0.0}[optimizer]
-
-
 class Size(click.ParamType):
     """A size in bytes with its unit."""
 

@@ -16,8 +16,12 @@ themselves are left out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
+
+PARTS_IN_MEMORY = {"adafactor": 0.0, "sgd": 0.0, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
+"""Numbers that optimizers keep of a parameter, by what their names begin with behind `paged_`; others keep two, as AdamW."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,26 @@ def predict_peak(model: ModelBytes, layers: Collection[int], training: Training)
     state = round(training.optimizer_state * trainable)
     activations, gradients = max(_moments(model, frozenset(layers), training), key=sum)
     return Peak(model.weights, trainable, gradients, state, activations)
+
+
+def peaks_of(model: ModelBytes, training: Training) -> Callable[[Collection[int]], int]:
+    """Return what predicts the peak of any set of layers, in bytes; each set is counted once."""
+
+    @cache
+    def total(layers: frozenset[int]) -> int:
+        return predict_peak(model, layers, training).total
+
+    return lambda layers: total(frozenset(layers))
+
+
+def optimizer_state(name: str, itemsize: int) -> float:
+    """Return the bytes of state over bytes of trainable parameters of `itemsize` bytes each, by what a trainer calls it.
+
+    Optimizers that are not known count as AdamW, which keeps two numbers of the parameters' dtype; 8-bit ones keep bytes.
+    """
+    kind = name.removeprefix("paged_")
+    numbers = next((count for start, count in PARTS_IN_MEMORY.items() if kind.startswith(start)), 2.0)
+    return numbers / itemsize if "8bit" in kind else numbers
 
 
 def _moments(model: ModelBytes, layers: frozenset[int], training: Training) -> Iterator[tuple[int, int]]:

@@ -19,6 +19,9 @@ OtherStacks = Literal["shed", "keep"]
 COST_FIELDS = ("budget", "min_gain", "max_memory")
 """Settings that weigh predicted costs: step times and memory."""
 SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", *COST_FIELDS)
+TEXT_FIELDS = (
+    "lora_layers", "strategy", "score", "cards", "layers_path", "prefix_cache", "control", "schedule", "max_memory",
+)  # fmt: skip
 ALL = "all"
 """The strategy that adapts every layer; what a schedule begins with where nobody chose layers."""
 BUDGET = "budget"
@@ -27,17 +30,7 @@ BUDGET = "budget"
 
 def check_texts(s: PlacementSettings) -> None:
     """Raise `SettingsError` where a text is none, or is empty, or announces a setting that is not given."""
-    for name in (
-        "lora_layers",
-        "strategy",
-        "score",
-        "cards",
-        "layers_path",
-        "prefix_cache",
-        "control",
-        "schedule",
-        "max_memory",
-    ):
+    for name in TEXT_FIELDS:
         value = getattr(s, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise SettingsError(
@@ -127,7 +120,8 @@ def _check_choices(s: PlacementSettings) -> None:
 
 def _check_combination(s: PlacementSettings) -> None:
     sizes = [name for name in SIZE_FIELDS if getattr(s, name) is not None]
-    if len(sizes) > 1 and not (len(sizes) == 2 and set(sizes) <= {*COST_FIELDS} and "max_memory" in sizes):
+    beside = {"max_memory"} if {"budget", "min_gain"} & {*sizes} else set()
+    if len({*sizes} - beside) > 1:
         raise SettingsError(
             f"{' and '.join(f'`{n}`' for n in sizes)} are both given. Exactly one of {one_of(SIZE_FIELDS)} says how many "
             "layers are adapted; `max_memory` may stand beside `budget` or `min_gain`."

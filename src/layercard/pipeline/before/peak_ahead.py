@@ -8,9 +8,7 @@ docs/limits.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +19,7 @@ from layercard.anatomy.adapters import adapter_sites
 from layercard.anatomy.layers import PEFT_PREFIX, find_layers
 from layercard.cost.fit import Setup, packed_shape
 from layercard.cost.packed import saved_bits, unknown_packing
-from layercard.cost.peak import Training, predict_peak
+from layercard.cost.peak import Training, optimizer_state, peaks_of
 from layercard.cost.traced import RunShape, takes_tiles
 from layercard.cost.tracer import tracer
 from layercard.errors import ModelError, SettingsError
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
     from layercard.pipeline.before.looking import RunToPlace
     from layercard.placement.strategies import PeakBytes
 
-PARTS_IN_MEMORY = {"adafactor": 0.0, "sgd": 0.0, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
-"""Numbers that optimizers keep of a parameter, by what their names begin with behind `paged_`; others keep two, as AdamW."""
-
 
 def predicted_peaks(run: RunToPlace) -> PeakBytes | None:
     """Return what predicts the peak memory of a run that adapts any layers, in bytes; None where nobody limits it.
@@ -46,38 +41,37 @@ def predicted_peaks(run: RunToPlace) -> PeakBytes | None:
         return None
     base = _base(run)
     try:
-        with torch.random.fork_rng([]), torch.device("meta"):
-            bare: Any = type(base)(copy.deepcopy(base.config))
+        bare = _without_weights(base)
         stack = find_layers(bare, path=run.stack.path.removeprefix(PEFT_PREFIX))
         targets = sorted({site.name.rpartition(".")[2] for site in adapter_sites(run.host.model)})
         ahead = look_ahead(run)
         setup = _setup(run.host, base, ahead, recompute=ahead.recompute(run.settings))
-        model = tracer(bare, stack, targets)(setup)
+        return peaks_of(tracer(bare, stack, targets)(setup), setup.training)
     except ModelError as error:
         raise _unknown(run, str(error)) from error
 
-    @cache
-    def total(layers: frozenset[int]) -> int:
-        return predict_peak(model, layers, setup.training).total
 
-    def peak(layers: Collection[int]) -> int:
-        return total(frozenset(layers))
-
-    return peak
+def _without_weights(base: PreTrainedModel) -> PreTrainedModel:
+    try:
+        with torch.random.fork_rng([]), torch.device("meta"):
+            bare: PreTrainedModel = type(base)(copy.deepcopy(base.config))
+    except (TypeError, ValueError) as error:  # a class of a user's own that wants more than a configuration
+        raise ModelError(f"{type(base).__name__} cannot be made from its configuration alone ({error}).") from error
+    return bare
 
 
 def _base(run: RunToPlace) -> PreTrainedModel:
     """The model under the adapters, where a run of its kind can be predicted."""
     model, trainer = run.host.model, run.host.trainer
     if not isinstance(model, PeftModel):
-        raise _unknown(run, "layers are chosen before there are adapters, whose size is not known yet.")
+        raise _unknown(run, "Layers are chosen before there are adapters, whose size is not known yet.")
     base: Any = model.get_base_model()
     if not isinstance(base, PreTrainedModel):
         raise _unknown(run, f"{type(base).__name__} is no model of transformers.")
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise _unknown(run, "what FSDP and DeepSpeed spread over devices is not counted.")
+        raise _unknown(run, "What FSDP and DeepSpeed spread over devices is not counted.")
     if run.host.logits is None:
-        raise _unknown(run, f"a step of {run.host.name} runs more than the rows of its batch.")
+        raise _unknown(run, f"A step of {run.host.name} runs more than the rows of its batch.")
     if (packing := unknown_packing(base.config)) is not None:
         raise _unknown(run, packing)
     return base
@@ -85,8 +79,8 @@ def _base(run: RunToPlace) -> PreTrainedModel:
 
 def _unknown(run: RunToPlace, why: str) -> SettingsError:
     return SettingsError(
-        f"`max_memory` is {run.settings.max_memory}, and the memory of this run cannot be predicted: {why} Say how many layers "
-        "with `num_layers` or `fraction`, or which share of the step time with `budget`."
+        f"`max_memory` is {run.settings.max_memory}, and nothing tells what this run needs. {why} Say how many layers with "
+        "`num_layers` or `fraction`, or which share of the step time with `budget`."
     )
 
 
@@ -122,18 +116,8 @@ def _widest(host: Host) -> tuple[int, int]:
     batch, _ = host.step_batches(1)[0]
     ids = batch.get("input_ids")
     if ids is None or ids.dim() != 2:
-        raise ModelError("its batches hold no rows of tokens.")
+        raise ModelError("The batches hold no rows of tokens.")
     rows, width = ids.shape
     each: int = host.trainer.args.per_device_train_batch_size
     longest = longest_row(host.trainer)
     return rows, max(width, longest if rows >= each else longest * each // rows)
-
-
-def optimizer_state(name: str, itemsize: int) -> float:
-    """Return the bytes of state over bytes of trainable parameters of `itemsize` bytes each, by the trainer's `optim`.
-
-    Optimizers that are not known count as AdamW, which keeps two numbers of the parameters' dtype; 8-bit ones keep bytes.
-    """
-    kind = name.removeprefix("paged_")
-    numbers = next((count for start, count in PARTS_IN_MEMORY.items() if kind.startswith(start)), 2.0)
-    return numbers / itemsize if "8bit" in kind else numbers

@@ -96,13 +96,10 @@ class Rising:
         )
         return undo.enter_context(prefix)
 
-    def begins_in(self, steps: int) -> tuple[int, ...] | None:
-        """Return where the phases begin in a trial of `steps` optimizer steps; None where one would have none."""
-        return compressed([part.phase for part in self.phases], steps)
-
-    def in_small(self, steps: int) -> RisingInSmall:
-        """Return the schedule as a trial of `steps` optimizer steps runs it; `begins_in` says whether one can."""
-        return RisingInSmall(self.phases, self.begins_in(steps) or ())
+    def in_small(self, steps: int) -> RisingInSmall | None:
+        """Return the schedule as a trial of `steps` optimizer steps runs it; None where a phase would have no step there."""
+        begins = compressed([part.phase for part in self.phases], steps)
+        return None if begins is None else RisingInSmall(self.phases, begins)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Return what report.json holds under `schedule`."""

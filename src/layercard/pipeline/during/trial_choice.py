@@ -64,12 +64,9 @@ def choose_trial(
     retries = RETRIES if run.settings.on_quality_loss == "widen" else 0
     plan = plan_trial(budget - beside, costs, retries=retries, second_rate_wanted=rising is None)
     if plan is None:
-        least = least_units(costs)
-        if rising is None:
-            return None, unknown(_too_short(run, steps, (least + beside) / PLANNED_FOR))
-        with_timing = least + _timing_of_phases(run, costs, len(rising.phases), 0)
-        return None, unknown(_too_short(run, steps, max(with_timing / PLANNED_FOR, least / (PLANNED_FOR - FOR_PHASES))))
-    if rising is not None and rising.begins_in(plan.updates) is None:
+        return None, unknown(_too_short(run, steps, _least(run, costs, beside, rising)))
+    in_small = None if rising is None else rising.in_small(plan.updates)
+    if rising is not None and in_small is None:
         return None, unknown(_too_few(rising, plan.updates))
     with together():
         heldout = run.host.heldout_batches(plan.examples)
@@ -85,7 +82,6 @@ def choose_trial(
         updates = run.host.update_batches(plan.updates, heldout.held_back)
     except DataError as error:  # a training set that can be read only once; training itself can
         return None, unknown(str(error))
-    in_small = None if rising is None else rising.in_small(plan.updates)
     return Trial(run.host, plan, heldout, updates, run.control, in_small), {}
 
 
@@ -163,9 +159,18 @@ def _timing_of_phases(run: PlacedRun, costs: TrialCosts, phases: int, steps: int
     return max(least, min(settings.measure_budget, FOR_PHASES * settings.guard_budget) * steps)
 
 
+def _least(run: PlacedRun, costs: TrialCosts, beside: float, rising: Rising | None) -> float:
+    """Return what the smallest trial takes of the budget, the timing beside it included, in all-layer steps."""
+    trial = least_units(costs)
+    if rising is None:
+        return (trial + beside) / PLANNED_FOR
+    timing = _timing_of_phases(run, costs, len(rising.phases), 0)
+    return max((trial + timing) / PLANNED_FOR, trial / (PLANNED_FOR - FOR_PHASES))
+
+
 def _too_few(rising: Rising, updates: int) -> str:
     """Why a trial of so many optimizer steps does not hold the schedule."""
-    enough = next((n for n in range(updates, MOST_UPDATES + 1) if rising.begins_in(n) is not None), None)
+    enough = next((n for n in range(updates, MOST_UPDATES + 1) if rising.in_small(n) is not None), None)
     if enough is None:
         return f"A phase of the schedule is too short to have a step in a trial, which takes {MOST_UPDATES} at most."
     return (
