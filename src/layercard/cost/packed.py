@@ -122,4 +122,5 @@ def unknown_packing(config: Any) -> str | None:
     """Return why memory is not predicted for weights in a form whose size is not known; None where it is."""
     if not (saved := _quantization(config)) or saved_bits(config) is not None:
         return None
-    return f"The weights were saved packed by `{saved.get('quant_method')}`, whose sizes are not known here; known are 4 and 8 bits."
+    method = saved.get("quant_method")
+    return f"The weights were saved packed by `{method}`, whose sizes are not known here; known are 4 and 8 bits."
