@@ -47,7 +47,7 @@ def clock(subject: Subject, arm: Arm, recipe: Recipe) -> dict[str, Any]:
     the same and compared, `cached` any later one.
     """
     pad, size = pad_id(subject.tokenizer), subject.pair.batch
-    rows = subject.training_rows(1, recipe.epoch_steps * size)[: (WARM_UP + ROUNDS) * size]
+    rows = subject.training_rows(recipe.rows(1, size))[: (WARM_UP + ROUNDS) * size]
     batches = [collate(rows[i : i + size], pad) for i in range(0, len(rows), size)]
     found = []
     for at, entry in _phases(arm, depth := len(find_layers(subject.base))):

@@ -64,7 +64,7 @@ class Live:
         return stopped
 
     def enter(self, entry: int, *, checkpointing_above: CheckpointingAbove = "keep") -> None:
-        """End backpropagation at layer `entry` from now on, and cache what is below where that is exact."""
+        """End backpropagation at layer `entry` from now on, and cache what is below where that is exact and memory given."""
         self._undo.close()
         self.entry, self.cache = entry, None
         if entry == 0:
@@ -74,7 +74,7 @@ class Live:
             raise ValueError(obstacle)
         with ExitStack() as undo:
             undo.enter_context(GradientEntry(self.model, self.stack, entry, checkpointing_above=checkpointing_above))
-            if find_prefix_obstacle(self.model, self.stack, entry) is None:
+            if self._cache_bytes and find_prefix_obstacle(self.model, self.stack, entry) is None:
                 self.cache = undo.enter_context(PrefixCache(self.model, self.stack, entry, self._cache_bytes))
             self._undo = undo.pop_all()
 

@@ -64,9 +64,9 @@ class Subject:
     prepared: Path
     """The folder that `prepare_data.py` wrote."""
 
-    def training_rows(self, block: int, rows: int) -> list[Tokens]:
-        """Return block `block` of `rows` tokenized training examples."""
-        return self._rows("train.jsonl", block * rows, rows)
+    def training_rows(self, rows: slice) -> list[Tokens]:
+        """Return tokenized training examples, from `rows.start` to before `rows.stop`."""
+        return self._rows("train.jsonl", rows.start, rows.stop - rows.start)
 
     def heldout_rows(self, block: int) -> list[Tokens]:
         """Return a block of tokenized held-out examples."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from validity.judging import Curve, mean_curve, predicted, regrets, spearman, time_ratio, times
 
 ALL_LAYER = "all-layer"
+NEW_EXAMPLES = "new_examples"
+"""The folder, below a pair's, of runs that see no example twice."""
 EVERY_STEP = [{"at": 0, "seen": 1.0, "checked": 1.0, "cached": 1.0}]
 """What all-layer LoRA's steps cost."""
 DIVERGED = 1e9
@@ -77,13 +79,20 @@ class PairResults:
         return keys | self.schedules
 
 
-def read(folder: Path, name: str) -> PairResults:
-    """Return what `folder` holds of the pair `name`.
+def read(folder: Path, name: str, *, new_examples: bool = False) -> PairResults:
+    """Return what `folder` holds of the pair `name`; with `new_examples` its runs that see no example twice.
 
     Raises `ValueError` where files of different settings lie there, or two runs of one arm and seed: they cannot be compared.
     """
+    found = _read(folder / name, name)
+    if not new_examples:
+        return found
+    return replace(_read(folder / name / NEW_EXAMPLES, name), choices=found.choices, clocks=found.clocks)
+
+
+def _read(folder: Path, name: str) -> PairResults:
     found, common = PairResults(name), {}
-    for path in sorted((folder / name).glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
         inputs, result = document["inputs"], document["result"]
         seed = inputs.get("seed", "before training")

@@ -16,6 +16,7 @@ import math
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from common import RESULTS, arguments, llama, machine
 from validity.pairs import PAIRS, Pair, Subject, load
 from validity.precision import fast_dtype
-from validity.recipe import Recipe
+from validity.recipe import NewExamples, Recipe
 from validity.results import read, summary
 from validity.schedules import schedules
 from validity.work import Lab, work_through
@@ -48,6 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--checkpointed", action="store_true", help="train nothing: time steps under gradient checkpointing"
     )
+    parser.add_argument(
+        "--new-examples",
+        action="store_true",
+        help="no run sees an example twice; choices and rates are read from before",
+    )
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many minutes")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="of base weights; default: the faster here")
     args = parser.parse_args()
@@ -61,6 +67,7 @@ def main() -> None:
     else:
         pairs = [pair for pair in PAIRS if pair.name in args.pairs]
         lab = Lab(lambda pair: load(pair, args.models, args.data, dtype), Recipe(), args.results, str(dtype), facts)
+        lab = replace(lab, new_examples=NewExamples() if args.new_examples else None)
         document = _through(lab, pairs, args.seeds, args.arms, args.minutes, checkpointed=args.checkpointed)
     document = {"benchmark": "validity", "quick": args.quick, "machine": facts, "results": document}
     sys.stdout.write(json.dumps(document) + "\n")
@@ -72,7 +79,8 @@ def _through(
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     judged = schedules(lab.recipe)
     work_through(lab, pairs, seeds, judged, only=arms, checkpointed=checkpointed, until=lambda: time.monotonic() > end)
-    return {pair.name: summary(read(lab.results, pair.name), seeds) for pair in pairs}
+    found = {p.name: read(lab.results, p.name, new_examples=lab.new_examples is not None) for p in pairs}
+    return {name: summary(pair, seeds) for name, pair in found.items()}
 
 
 def _quick(dtype: torch.dtype, facts: dict[str, Any]) -> dict[str, Any]:

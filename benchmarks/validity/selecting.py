@@ -40,12 +40,12 @@ KAPPA_SHARE = 0.2
 """PEFT's default."""
 
 
-def choices(subject: Subject, rows: int) -> dict[str, Any]:
+def choices(subject: Subject, rows: slice) -> dict[str, Any]:
     """Return as JSON `scores` (importance by layer, of each scorer), `selectors` (each one's layers or modules), seconds.
 
-    `rows` is the number of training rows of an epoch. A score that is undefined on these data stands in `undefined`.
+    `rows` are the training rows of an epoch. A score that is undefined on these data stands in `undefined`.
     """
-    examples = subject.training_rows(1, rows)[:PROBED]
+    examples = subject.training_rows(rows)[:PROBED]
     stack = find_layers(subject.base)
     scores, undefined, seconds = _probed(subject, examples)
     selectors = {name: {"layers": layers} for name, layers in _shipped(scores, len(stack)).items()}

@@ -1,6 +1,6 @@
 """Renders kept results as the Markdown of `benchmarks/README.md`; needs no model and no data.
 
-    python benchmarks/validity/tables.py [--results FOLDER] [--seeds 0] [--overview] [--checkpointed]
+    python benchmarks/validity/tables.py [--results FOLDER] [--seeds 0] [--overview] [--checkpointed] [--new-examples]
 
 A selector stands in a pair's table once its runs of all the seeds are there; without `--seeds`, of those that all-layer
 LoRA was trained from. `--overview` is one table of all pairs instead of one a pair.
@@ -110,10 +110,11 @@ def main() -> None:
     parser.add_argument(
         "--checkpointed", action="store_true", help="the overview on the clock of gradient checkpointing"
     )
+    parser.add_argument("--new-examples", action="store_true", help="of the runs that see no example twice")
     args = parser.parse_args()
     pairs: dict[str, tuple[PairResults, Sequence[int]]] = {}
     for folder in sorted(path for path in args.results.iterdir() if path.is_dir()):
-        pair = read(args.results, folder.name)
+        pair = read(args.results, folder.name, new_examples=args.new_examples)
         pairs[pair.name] = pair, args.seeds or pair.seeds
     if args.overview or args.checkpointed:
         sys.stdout.write(overview(pairs, checkpointed=args.checkpointed) + "\n")

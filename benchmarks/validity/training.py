@@ -51,7 +51,7 @@ def train(subject: Subject, arm: Arm, recipe: Recipe, course: Course) -> dict[st
     `cpu_seconds` is process CPU time, `units` the same in reference passes (`clock.py`). A run whose loss is no longer
     finite ends there with the loss None.
     """
-    rows = subject.training_rows(course.training_block, recipe.epoch_steps * subject.pair.batch)
+    rows = subject.training_rows(recipe.rows(course.training_block, subject.pair.batch))
     heldout = subject.heldout_rows(course.heldout_block)
     with random_state(course.seed):
         rank = arm.rank if isinstance(arm, WiderLayers) else RANK

@@ -20,8 +20,8 @@ from validity.arms import Arm, FixedLayers, all_layers, widened
 from validity.checkpointed import clock, has_clock
 from validity.pairs import JUDGED_BLOCK, RATE_BLOCK, Pair, Subject, labelled
 from validity.rates import best_rate, group_of, trial_set
-from validity.recipe import Recipe, steps_for
-from validity.results import ALL_LAYER, dtype_of_choices, key_text
+from validity.recipe import NewExamples, Recipe
+from validity.results import ALL_LAYER, NEW_EXAMPLES, dtype_of_choices, key_text
 from validity.selecting import arms_of, choices
 from validity.training import Course, loss_before, train
 
@@ -42,6 +42,8 @@ class Lab:
     results: Path
     dtype: str
     machine: Mapping[str, Any]
+    new_examples: NewExamples | None = None
+    """Arms train by this where it is given, their results a folder below; choices and rates are those of `recipe`."""
 
 
 class PairWork:
@@ -51,9 +53,11 @@ class PairWork:
         self.pair, self._lab = pair, lab
         self._subject: Subject | None = None
         folder = _folder(lab.results, pair)
+        self._recipe = lab.new_examples or lab.recipe
         inputs = {"pair": pair.inputs(), "recipe": lab.recipe.inputs()}
-        self._runs = Store(folder, inputs | {"dtype": lab.dtype})
         self._once = Store(folder, inputs | {"dtype": dtype_of_choices(folder) or lab.dtype})
+        below = folder if lab.new_examples is None else folder / NEW_EXAMPLES
+        self._runs = Store(below, inputs | {"recipe": self._recipe.inputs(), "dtype": lab.dtype})
         self.choices: dict[str, Any] = {}
 
     @property
@@ -65,8 +69,8 @@ class PairWork:
 
     def choose(self) -> None:
         """Let every selector choose."""
-        epoch = self._lab.recipe.epoch_steps * self.pair.batch
-        self.choices = self._kept(self._once, "choices", lambda: choices(self.subject, epoch), kind="choices")
+        rows = self._lab.recipe.rows(1, self.pair.batch)
+        self.choices = self._kept(self._once, "choices", lambda: choices(self.subject, rows), kind="choices")
 
     @property
     def depth(self) -> int:
@@ -85,11 +89,11 @@ class PairWork:
         group = group_of(arm.share(self.depth))
         rate = self.rate(group)
         steps = self._steps(arm)
-        course = Course(seed + 1, JUDGED_BLOCK, rate, steps, self._lab.recipe.every, seed)
+        course = Course(seed + 1, JUDGED_BLOCK, rate, steps, self._recipe.every, seed)
         return self._kept(
             self._runs,
             f"{arm.label}-seed{seed}",
-            lambda: train(self.subject, arm, self._lab.recipe, course),
+            lambda: train(self.subject, arm, self._recipe, course),
             kind="run", arm=arm.key(), seed=seed, rate=rate, group=group, steps=steps,
         )  # fmt: skip
 
@@ -123,10 +127,10 @@ class PairWork:
 
     def _steps(self, arm: Arm) -> int:
         """Return how many steps the arm trains, from predicted costs; the head's by the tokens that it runs on."""
-        recipe, layers = self._lab.recipe, self.choices["layer_parameters"]
+        recipe, layers = self._recipe, self.choices["layer_parameters"]
         units = UnitCosts.with_head(self.choices["head_parameters"] * self.choices["labelled_share"], layers)
         whole = all_layers(self.depth).cost(self.depth, 0, recipe.epoch_steps, units)
-        return steps_for(recipe, whole, lambda step: arm.cost(self.depth, step, recipe.epoch_steps, units))
+        return recipe.length(whole, lambda step: arm.cost(self.depth, step, recipe.epoch_steps, units))
 
     def _kept(self, store: Store, name: str, make: Callable[[], dict[str, Any]], **own: Any) -> dict[str, Any]:
         if store.has(name, **own):
@@ -146,7 +150,7 @@ class PairWork:
         if "selectors" not in made:
             return made
         base, stack = self.subject.base, find_layers(self.subject.base)
-        rows = self.subject.training_rows(1, self._lab.recipe.epoch_steps * self.pair.batch)
+        rows = self.subject.training_rows(self._lab.recipe.rows(1, self.pair.batch))
         tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
         return made | {
             "head_parameters": base.get_output_embeddings().weight.numel(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from layercard.study.adapting import adapted
 from layercard.study.settings import StudySettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from validity import results, work
+from validity import results, training, work
 from validity.arms import FixedLayers, all_layers, modules_arm, widened
 from validity.live import Live
-from validity.pairs import Pair, Subject
-from validity.recipe import Recipe
+from validity.pairs import RATE_BLOCK, Pair, Subject
+from validity.recipe import NewExamples, Recipe
 from validity.schedules import DroppedBackward, GradientRise, RedrawnEntry, RisingEntry, rise_by
 from validity.training import Course, losses, train
 
@@ -54,13 +55,13 @@ def depth_of(subject: Subject) -> int:
 
 
 def test_blocks_of_rows_share_no_example(subject: Subject) -> None:
-    blocks = [subject.training_rows(block, 6) for block in (0, 1, 2)]
+    blocks = [subject.training_rows(RECIPE.rows(block, 2)) for block in (0, 1, 2)]
     texts = {tuple(row["input_ids"]) for block in blocks for row in block}
     assert len(texts) == 18
     judged = [tuple(row["input_ids"]) for block in (0, 1) for row in subject.heldout_rows(block)]
     assert len(set(judged)) == 6
     with pytest.raises(ValueError, match="are needed"):
-        subject.training_rows(9, 6)
+        subject.training_rows(RECIPE.rows(9, 2))
 
 
 def test_a_run_repeats_bit_for_bit_and_learns(subject: Subject) -> None:
@@ -105,7 +106,7 @@ def test_rising_by_gradients_is_all_layer_lora_until_it_rises(subject: Subject) 
 
 
 def test_dropped_layers_run_as_they_are_and_the_others_gradient_passes_straight(subject: Subject) -> None:
-    batch = collate(subject.training_rows(1, 2), 0)
+    batch = collate(subject.training_rows(slice(0, 2)), 0)
     model, stack = adapted(subject.base, "causal", StudySettings(), 0, plugins.extensions())
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -227,3 +228,40 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
         (tmp_path / "pair" / f"{number}.json").write_text(json.dumps({"inputs": inputs, "result": {}}))
     with pytest.raises(ValueError, match="other settings"):
         results.read(tmp_path, "pair")
+
+
+def test_runs_on_new_examples_see_none_twice_and_none_that_rates_were_chosen_on(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = NewExamples(steps=4, epoch_steps=8, every=2, rate_steps=2, warm_up=1, averaging=0.0, apart=RECIPE.epoch_steps)
+    lab = work.Lab(lambda pair: subject, RECIPE, tmp_path / "results", "torch.float32", {"processor": "any"})
+    work.work_through(lab, [PAIR], [0], only=["last"])
+    trained: list[list[tuple[int, ...]]] = []
+    monkeypatch.setattr(training, "losses", lambda live, batch: _noting(trained, live, batch))
+    work.work_through(replace(lab, new_examples=new), [PAIR], [0, 1], only=["last"])
+    assert len(trained) == 4 * new.epoch_steps  # two arms, two seeds: choices and rates were read from before
+    seen = [tuple(text for batch in trained[i : i + 8] for text in batch) for i in range(0, len(trained), 8)]
+    assert seen[0] == seen[1]  # both arms in one order
+    assert seen[2] == seen[3]
+    texts = seen[0] + seen[2]
+    assert len(set(texts)) == len(texts) == 32
+    apart = {text_of(row) for row in subject.training_rows(RECIPE.rows(RATE_BLOCK, PAIR.batch))}
+    assert not apart & set(texts)
+    found = results.read(tmp_path / "results", PAIR.name, new_examples=True)
+    rows = {row["arm"]: row for row in results.rows(found, [0, 1])}
+    assert {"all-layer", "last"} <= set(rows)
+    assert rows["all-layer"]["step_time"] == 1.0
+    assert len(results.rows(results.read(tmp_path / "results", PAIR.name), [0])) >= 2
+    runs = [run for by_seed in found.runs.values() for run in by_seed.values()]
+    assert all(run["prefix_cache"] is None for run in runs)
+
+
+def text_of(row: Any) -> tuple[int, ...]:
+    return tuple(int(token) for token in row["input_ids"])
+
+
+def _noting(trained: list[list[tuple[int, ...]]], live: Live, batch: Any) -> Any:
+    if torch.is_grad_enabled():
+        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        trained.append([tuple(ids[mask.bool()].tolist()) for ids, mask in rows])
+    return losses(live, batch)
