@@ -60,7 +60,8 @@ class Recipe:
 class NewExamples(Recipe):
     """The same where data outlast the time: every arm trains for one long epoch and sees no example twice.
 
-    What an arm saves then goes into examples that all-layer LoRA has no time for, not into a second look at the same. Rates are those that `Recipe` chose, on rows that stay apart here too.
+    What an arm saves then goes into examples that all-layer LoRA has no time for, not into a second look at the same. Rates
+    are those that `Recipe` chose, on rows that stay apart here too.
     """
 
     epoch_steps: int = 120
