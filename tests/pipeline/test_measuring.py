@@ -4,6 +4,7 @@ import pytest
 
 from adapted import adapted
 from layercard.anatomy.layers import find_layers
+from layercard.cost.planned import PlannedSteps, StepsRun
 from layercard.cost.speedup import StepCost
 from layercard.cost.timing import Ratio
 from layercard.pipeline.during.entry import EntryChoice
@@ -25,13 +26,11 @@ def _facts(**changes):
         "measurement": measured,
         "quality": {"kind": "unknown"},
         "device": adapted("llama").device,
-        "planned_steps": 100,
-        "steps_each": 4,
+        "planned": PlannedSteps(0, 100, 4, epoch=100),
         "probe_seconds": 10.0,
         "overhead_seconds": 30.0,
         "gradient_entry": {"layer": 2, "moved": True},
         "prefix_cache": {"on": False, "obstacle": "`prefix_cache` is off."},
-        "first_epoch_steps": 25,
     }
     return RunFacts(**(values | changes))
 
