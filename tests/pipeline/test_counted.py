@@ -1,13 +1,15 @@
-"""What a report sums its seconds over: the steps and micro-batches that a training really ran, cached ones by what the cache did."""
+"""What a report sums its seconds over: the steps and micro-batches that a training ran, cached ones by what the cache did."""
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 import layercard
 from adapted import lora_config, with_adapters
@@ -99,8 +101,7 @@ def test_a_run_that_stops_early_saved_what_it_ran(tmp_path: Path) -> None:
     assert ran < LONG
     assert (report.planned_steps, report.steps_run, report.micro_batches) == (LONG, ran, ran)
     assert report.seconds_saved == pytest.approx(summed(report, ran))
-    assert f"Over {ran} steps of {LONG:,} planned" in report.verdict["speed"]["sentence"]
-    assert f"of {ran} steps of {LONG:,} planned" in html(report)
+    assert f"Seconds of both runs over {ran} steps of {LONG:,} planned" in html(report)
     assert run.report == report
 
 
@@ -176,3 +177,25 @@ def test_a_batch_size_that_was_found_is_told(tmp_path: Path) -> None:
     run = layercard.place(trainer, lora_layers=[2, 3], guard=False, measure=False)
     train(trainer)
     assert run.report.run["training"]["micro_batch_rows"] == 2
+
+
+class Beginnings(TrainerCallback):
+    """Counts how often a training begins."""
+
+    seen = 0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.seen += 1
+
+
+def test_what_was_spent_before_the_batch_size_was_found_is_counted(tmp_path: Path, monkeypatch: Any) -> None:
+    """Each attempt begins anew, and by this clock each beginning takes a second."""
+    from layercard.pipeline.during import callback
+
+    clock = count()
+    monkeypatch.setattr(callback, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    trainer = make_trainer(tmp_path, kind=Small, max_steps=1, per_device_train_batch_size=8, auto_find_batch_size=True)
+    trainer.add_callback(beginnings := Beginnings())
+    run = layercard.place(trainer, lora_layers=[2, 3], guard=False, measure=False)
+    train(trainer)
+    assert run.report.overhead_seconds == beginnings.seen > 1

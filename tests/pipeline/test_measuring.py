@@ -55,6 +55,20 @@ def test_end_to_end_counts_cached_steps_from_the_second_epoch():
     assert report.prefix_cache == {"on": True, "step_speedup": 4.0, "interval": [3, 5]}
 
 
+def test_a_training_that_ended_counts_what_it_ran():
+    measured = Measurement(
+        baseline=StepCost(2.0),
+        placed=StepCost(1.0),
+        ratio=Ratio(2.0, 1.9, 2.1, 0.96, 8),
+        cached=Ratio(4.0, 3, 5, 0.96, 8),
+    )
+    facts = _facts(measurement=measured, run=StepsRun(10, 30, cached=12.0), partial=False)
+    report = make_report(facts)
+    assert report.end_to_end_speedup == pytest.approx(60 / (18 * 1 + 12 * 0.5 + 40))
+    assert (report.planned_steps, report.steps_run, report.micro_batches) == (100, 10, 30)
+    assert report.break_even_steps == 14  # 40 seconds, three a step
+
+
 def test_a_placed_step_that_is_not_faster_never_breaks_even():
     slow = Measurement(baseline=StepCost(1.0), placed=StepCost(1.0), ratio=Ratio(1.0, 0.9, 1.1, 0.96, 8))
     report = make_report(_facts(measurement=slow))
