@@ -220,6 +220,13 @@ def test_models_that_cannot_be_loaded_say_what_is_missing(run: Run, model: Path,
     assert "The weights of" in missing.words
 
 
+def test_a_split_of_one_file_is_refused(run: Run, model: Path, data: Path) -> None:
+    assert run("probe", model, "--dataset", data, "--split", "train").code == 0
+    ran = run("probe", model, "--dataset", data, "--split", "validation")
+    assert (ran.code, ran.out) == (2, "")
+    assert "is one file, which is read whole" in ran.words
+
+
 def test_debug_shows_where_it_failed_before_or_after_the_command(run: Run, model: Path) -> None:
     for arguments in (("--debug", "plan", model), ("plan", model, "--debug")):
         ran = run(*arguments, "--lora-layers", "unifrom")
