@@ -11,7 +11,7 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -230,7 +230,8 @@ def _csv(path: Path, file: TextIO) -> Iterator[Record]:
     for row in reader:
         if None in row or None in row.values():
             raise DataError(
-                f"{path}: line {blank + reader.line_num} has not as many fields as the header ({one_of(reader.fieldnames or [])})."
+                f"{path}: line {blank + reader.line_num} has not as many fields as the header "
+                f"({one_of(reader.fieldnames or [])})."
                 " Put values that hold commas or line breaks in double quotes."
             )
         inside = sum(len(LINE_BREAK.findall(value)) for value in row.values())
