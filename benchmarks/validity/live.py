@@ -64,7 +64,7 @@ class Live:
         return stopped
 
     def enter(self, entry: int, *, checkpointing_above: CheckpointingAbove = "keep") -> None:
-        """End backpropagation at layer `entry` from now on, and cache what is below where that is exact and memory given."""
+        """End backpropagation at layer `entry` from now on, and cache what is below where that is exact and there is memory."""
         self._undo.close()
         self.entry, self.cache = entry, None
         if entry == 0:

@@ -66,7 +66,7 @@ class NewExamples(Recipe):
 
     epoch_steps: int = 120
     """How long every arm trains: as long as one at half of all-layer LoRA's cost takes for its time of `steps`."""
-    apart: int = 60
+    apart: int = Recipe.epoch_steps
     """How many steps' rows belong to the choice of rates."""
     cache_bytes: int = 0
     """A cache of the prefix would never be read."""

@@ -35,7 +35,8 @@ from validity.work import Lab, work_through
 from tiny import tiny_tokenizer
 
 QUICK_PAIR = Pair("random", "counting", 2, 64, 4)
-QUICK_RECIPE = Recipe(steps=4, epoch_steps=2, every=2, rate_steps=2, warm_up=1)
+QUICK_RECIPE = Recipe(steps=4, epoch_steps=3, every=2, rate_steps=2, warm_up=1)
+QUICK_NEW = NewExamples(steps=4, epoch_steps=6, every=2, rate_steps=2, warm_up=1, apart=QUICK_RECIPE.epoch_steps)
 
 
 def main() -> None:
@@ -66,8 +67,10 @@ def main() -> None:
         document = _quick(dtype, facts)
     else:
         pairs = [pair for pair in PAIRS if pair.name in args.pairs]
-        lab = Lab(lambda pair: load(pair, args.models, args.data, dtype), Recipe(), args.results, str(dtype), facts)
-        lab = replace(lab, new_examples=NewExamples() if args.new_examples else None)
+        new = NewExamples() if args.new_examples else None
+        lab = Lab(
+            lambda pair: load(pair, args.models, args.data, dtype), Recipe(), args.results, str(dtype), facts, new
+        )
         document = _through(lab, pairs, args.seeds, args.arms, args.minutes, checkpointed=args.checkpointed)
     document = {"benchmark": "validity", "quick": args.quick, "machine": facts, "results": document}
     sys.stdout.write(json.dumps(document) + "\n")
@@ -96,6 +99,7 @@ def _quick(dtype: torch.dtype, facts: dict[str, Any]) -> dict[str, Any]:
         for file in ("train.jsonl", "heldout.jsonl"):
             (data / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
         _through(lab, [QUICK_PAIR], [0], [], None)
+        _through(replace(lab, new_examples=QUICK_NEW), [QUICK_PAIR], [0], ["last"], None)
         return _through(lab, [QUICK_PAIR], [0], [], None, checkpointed=True)
 
 

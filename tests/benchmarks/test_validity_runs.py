@@ -20,7 +20,7 @@ from layercard.study.adapting import adapted
 from layercard.study.settings import StudySettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from validity import results, training, work
+from validity import results, run, training, work
 from validity.arms import FixedLayers, all_layers, modules_arm, widened
 from validity.live import Live
 from validity.pairs import RATE_BLOCK, Pair, Subject
@@ -245,7 +245,7 @@ def test_runs_on_new_examples_see_none_twice_and_none_that_rates_were_chosen_on(
     assert seen[2] == seen[3]
     texts = seen[0] + seen[2]
     assert len(set(texts)) == len(texts) == 32
-    apart = {text_of(row) for row in subject.training_rows(RECIPE.rows(RATE_BLOCK, PAIR.batch))}
+    apart = {tuple(row["input_ids"]) for row in subject.training_rows(RECIPE.rows(RATE_BLOCK, PAIR.batch))}
     assert not apart & set(texts)
     found = results.read(tmp_path / "results", PAIR.name, new_examples=True)
     rows = {row["arm"]: row for row in results.rows(found, [0, 1])}
@@ -256,11 +256,13 @@ def test_runs_on_new_examples_see_none_twice_and_none_that_rates_were_chosen_on(
     assert all(run["prefix_cache"] is None for run in runs)
 
 
-def text_of(row: Any) -> tuple[int, ...]:
-    return tuple(int(token) for token in row["input_ids"])
+def test_the_smoke_test_goes_through_everything() -> None:
+    found = run._quick(torch.float32, {"processor": "any"})
+    assert {"all-layer", "last"} <= {row["arm"] for row in found["random-counting"]["rows"]}
 
 
 def _noting(trained: list[list[tuple[int, ...]]], live: Live, batch: Any) -> Any:
+    """Run `losses`, and note the texts that are trained on."""
     if torch.is_grad_enabled():
         rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
         trained.append([tuple(ids[mask.bool()].tolist()) for ids, mask in rows])

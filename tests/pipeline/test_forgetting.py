@@ -72,6 +72,20 @@ def test_losses_are_those_that_transformers_finds(tmp_path, rows):
     assert "Forgetting:" in str(run.report)
 
 
+def test_at_the_end_stands_the_best_checkpoint_where_it_is_loaded(tmp_path, rows):
+    path, texts = rows
+    trainer = _trainer(
+        tmp_path / "run", stop_after=6, learning_rate=1.0, lr_scheduler_type="constant", eval_strategy="steps",
+        eval_steps=2, save_strategy="steps", save_steps=2, load_best_model_at_end=True, greater_is_better=True,
+    )  # fmt: skip
+    run = placed(trainer, RIGHT, control=str(path), guard=False, measure=False)
+    train(trainer)
+    assert trainer.state.best_global_step < 6
+    found = run.report.quality["forgetting"]
+    assert found["loss"]["end"] == pytest.approx(_oracle(trainer.model, texts), abs=1e-5)
+    assert (found["reason"], load_report(tmp_path / "run" / "report.json")) == (None, run.report)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_run_is_bit_for_bit_that_without_control_rows(tmp_path, checkpointing):
     seen, runs = [], []

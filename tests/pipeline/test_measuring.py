@@ -4,6 +4,7 @@ import pytest
 
 from adapted import adapted
 from layercard.anatomy.layers import find_layers
+from layercard.cost.planned import PlannedSteps, StepsRun
 from layercard.cost.speedup import StepCost
 from layercard.cost.timing import Ratio
 from layercard.pipeline.during.entry import EntryChoice
@@ -25,13 +26,11 @@ def _facts(**changes):
         "measurement": measured,
         "quality": {"kind": "unknown"},
         "device": adapted("llama").device,
-        "planned_steps": 100,
-        "steps_each": 4,
+        "planned": PlannedSteps(0, 100, 4, epoch=100),
         "probe_seconds": 10.0,
         "overhead_seconds": 30.0,
         "gradient_entry": {"layer": 2, "moved": True},
         "prefix_cache": {"on": False, "obstacle": "`prefix_cache` is off."},
-        "first_epoch_steps": 25,
     }
     return RunFacts(**(values | changes))
 
@@ -54,6 +53,20 @@ def test_end_to_end_counts_cached_steps_from_the_second_epoch():
     report = make_report(_facts(measurement=measured, prefix_cache={"on": True}))
     assert report.end_to_end_speedup == pytest.approx(800 / (25 * 4 + 75 * 2 + 40))
     assert report.prefix_cache == {"on": True, "step_speedup": 4.0, "interval": [3, 5]}
+
+
+def test_a_training_that_ended_counts_what_it_ran():
+    measured = Measurement(
+        baseline=StepCost(2.0),
+        placed=StepCost(1.0),
+        ratio=Ratio(2.0, 1.9, 2.1, 0.96, 8),
+        cached=Ratio(4.0, 3, 5, 0.96, 8),
+    )
+    facts = _facts(measurement=measured, run=StepsRun(10, 30, cached=12.0), partial=False)
+    report = make_report(facts)
+    assert report.end_to_end_speedup == pytest.approx(60 / (18 * 1 + 12 * 0.5 + 40))
+    assert (report.planned_steps, report.steps_run, report.micro_batches) == (100, 10, 30)
+    assert report.break_even_steps == 14  # 40 seconds, three a step
 
 
 def test_a_placed_step_that_is_not_faster_never_breaks_even():

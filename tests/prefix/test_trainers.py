@@ -210,6 +210,38 @@ def test_trl_rolls_forward_where_a_schedule_rises(changes: dict[str, Any], bound
     assert uses[1]["rolled"] > uses[1]["hits"]
 
 
+def dpo(folder: Path) -> Any:
+    from trl import DPOConfig, DPOTrainer
+
+    rows = [{"prompt": f"{i}+{i}=", "chosen": str(2 * i), "rejected": "x" * (1 + i % 4)} for i in range(16)]
+    return DPOTrainer(
+        tiny_model("llama"),
+        args=DPOConfig(
+            output_dir=str(folder / "run"), num_train_epochs=1, per_device_train_batch_size=4, use_cpu=True, bf16=False,
+            report_to=[], save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tiny_tokenizer(),
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+    )  # fmt: skip
+
+
+@uses_trl
+@pytest.mark.parametrize("kind", ["pairs", "padding-free", "packed"])
+@pytest.mark.filterwarnings("ignore:.*flash.*:UserWarning")
+def test_what_an_epoch_needs_is_told_by_the_rows_of_the_data(kind: str, tmp_path: Path) -> None:
+    """A batch of pairs has two rows for each; one that is padding-free or packed has one row for all of its examples."""
+    changes = {
+        "padding-free": {"padding_free": True, "max_length": None, "per_device_train_batch_size": 4},
+        "packed": {"packing": True, "max_length": 40},
+    }
+    trainer = dpo(tmp_path) if kind == "pairs" else sft(tmp_path, num_train_epochs=1, **changes[kind])
+    run = place(trainer, lora_layers=[2, 3], prefix_cache="on", guard=False, measure=False)
+    trainer.train()
+    use = run.report.prefix_cache
+    assert use["projected_bytes"] == pytest.approx(use["bytes_in_memory"], rel=0.1)
+
+
 def test_two_ranks_each_with_a_cache_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     tests = Path(__file__).parents[1]

@@ -40,6 +40,14 @@ def test_a_run_that_got_slower_says_by_how_many_seconds():
     assert all_layers.quality.kind == "reference"
 
 
+def test_a_run_that_stopped_early_speaks_of_the_steps_that_it_ran():
+    stopped = verdict_of(full_report(steps_run=90)).speed.sentence
+    assert "Over 90 steps of 400 planned, with probe and timing" in stopped
+    under_way = verdict_of(full_report(steps_run=90, partial=True)).speed.sentence
+    older = verdict_of(full_report(steps_run=None, micro_batches=None)).speed.sentence
+    assert all("Over 400 planned steps" in said for said in (under_way, older))
+
+
 def test_quality_comes_from_the_best_evidence_there_is():
     measured = verdict_of(full_report(quality=QUALITY | {"kind": "measured"})).quality
     predicted = verdict_of(full_report()).quality

@@ -77,6 +77,13 @@ def test_fused_kernels_build_the_adapter_on_the_chosen_layers(folder, tmp_path):
     assert report["probe_seconds"] > 0
 
 
+def test_fused_kernels_and_no_row_left(folder, tmp_path):
+    config = sft(folder, lora_o_kernel=True, lora_layers="high", sequence_len=4)
+    trained = command("axolotl", "train", write(config, tmp_path / "out"))
+    assert trained.returncode != 0
+    assert "longer than `sequence_len` (4)" in trained.stderr + trained.stdout
+
+
 def test_dpo(folder, tmp_path):
     config = dpo(folder, gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False})
     trained = command("axolotl", "train", write(config, tmp_path / "out"))

@@ -6,7 +6,9 @@ import pytest
 import torch
 from runs import LINEAR, PLUGIN, check_files, kto, read_json, sft, train_here, write
 
-from layercard.errors import HostError, PlacementError, QualityError, SettingsError
+from layercard.errors import HostError, NothingToLearnError, PlacementError, QualityError, SettingsError
+from layercard.placement.placement import LayerPlacement
+from layercard_axolotl import compat
 
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 NON_REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
@@ -72,6 +74,20 @@ def test_packs_are_probed_as_documents(folder, tmp_path):
         torch.testing.assert_close(packed, alone, rtol=1e-3, atol=0)
 
 
+def test_a_packed_stream_is_probed_timed_and_trained(folder, tmp_path):
+    """The columns that the model reads are asked for by the probe, the timing and the training; Axolotl answers once."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(f'{{"text": "{i} times {i} is {i * i}"}}\n' for i in range(48)))
+    rows = {"path": "json", "data_files": [str(texts)], "split": "train", "text_column": "text"}
+    config = sft(
+        folder, datasets=None, pretraining_dataset=[{**rows, "type": "pretrain"}], sample_packing=True, max_steps=60,
+        lora_layers={"strategy": "high", "num_layers": 2, "measure_budget": 0.5, "guard": False},
+    )  # fmt: skip
+    run = train_here(write(config, tmp_path / "out"))
+    assert run.statistics is not None
+    assert check_files(tmp_path / "out", list(run.layers))["step_speedup"] is not None
+
+
 def _check_what_the_guard_reads(host):
     """Packs to train on, rows to judge by, and a loss of each."""
     updates = host.update_batches(2, held_back=3)
@@ -109,8 +125,27 @@ def test_a_second_run_chooses_anew_and_a_resumed_one_keeps_its_placement(folder,
     again = train_here(write(sft(folder, lora_layers="auto", **resumed), out))
     assert list(again.layers) == kept["layers"] == [1, 3]
     assert again.statistics is None
-    with pytest.raises(SettingsError, match="`indices` is"):
+    with pytest.raises(SettingsError, match=r"`indices` is.*`lora_layers: auto` alone.*`auto_resume_from_checkpoints`"):
         train_here(write(sft(folder, lora_layers=[0], **resumed), out))
+
+
+@pytest.mark.parametrize("own", [None, [1, 3]])
+def test_a_placed_checkpoint_resumed_without_the_key_is_told(folder, tmp_path, caplog, own):
+    from layercard_axolotl.plugin import LayerCardPlugin
+
+    checkpoint = tmp_path / "checkpoint-1"
+    checkpoint.mkdir()
+    LayerPlacement((1, 3), 4, "last", None, "so").save(checkpoint / "placement.json")
+    cfg = compat.mapping(
+        {"output_dir": str(tmp_path), "resume_from_checkpoint": str(checkpoint), "peft_layers_to_transform": own}
+    )
+    assert LayerCardPlugin().load_datasets(cfg) is None
+    assert ("adapts layers 1, 3 of 0–3, and without `lora_layers`" in caplog.text) is (own is None)
+
+
+def test_where_every_row_was_too_long_the_key_that_dropped_them_is_named(folder, tmp_path):
+    with pytest.raises(NothingToLearnError, match=r"longer than `sequence_len` \(4\)"):
+        train_here(write(sft(folder, sequence_len=4, lora_layers="high"), tmp_path / "out"))
 
 
 def test_without_the_key_every_layer_is_adapted(folder, tmp_path):

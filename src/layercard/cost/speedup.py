@@ -60,7 +60,8 @@ class SpeedupReport:
     interval_coverage: float | None = None
     pairs: int = 0
     end_to_end_speedup: float | None = None
-    """The same over all planned steps, with probe and overhead on the placed side."""
+    """The same over all planned steps, and where training has ended over those that were run, with probe and overhead on the
+    placed side."""
     baseline: StepCost = field(default_factory=StepCost)
     placed: StepCost = field(default_factory=StepCost)
     quality: Mapping[str, Any] = field(default_factory=lambda: {"kind": "unknown"})
@@ -74,6 +75,10 @@ class SpeedupReport:
     observed_step_seconds: float | None = None
     """Mean seconds of the real training's optimizer steps, the first left out."""
     planned_steps: int | None = None
+    steps_run: int | None = None
+    """Optimizer steps that this training has run: fewer than planned where it was stopped early; None in older reports."""
+    micro_batches: int | None = None
+    """Micro-batches of the planned steps, and where training has ended of those that were run; None in older reports."""
     backward_layers: tuple[int, ...] | None = None
     """Layers that ran backward in the first real step."""
     gradient_entry: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +103,7 @@ class SpeedupReport:
     phases: Mapping[str, Mapping[str, float]] | None = None
     """Seconds of a step's phases, of `baseline` and `placed`."""
     seconds_saved: float | None = None
-    """Over all planned steps, probe and overhead taken off; negative where the run got slower."""
+    """Over as many steps, probe and overhead taken off; negative where the run got slower."""
     verdict: Mapping[str, Any] = field(default_factory=dict)
     """What all of this says, in sentences: `speed`, `quality`, `notes`, and `unknown` by reason."""
     unavailable: Mapping[str, str] = field(default_factory=dict)
@@ -129,6 +134,11 @@ class SpeedupReport:
         for name in ("adaptable", "elsewhere", "schedule"):
             known[name] = tuple(values.get(name, ()))
         return cls(**known)
+
+    @property
+    def counted_steps(self) -> int | None:
+        """Optimizer steps over which seconds are summed: the planned ones, and where training has ended those run."""
+        return self.planned_steps if self.partial or self.steps_run is None else self.steps_run
 
     def unexplained(self) -> list[str]:
         """Return the fields that are None without a reason in `unavailable`; none in a sound report."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from layercard.hosts.rows import is_indexed
 from layercard.probing.faults import FAILURES
 from layercard.random_state import random_state
 
@@ -33,12 +34,10 @@ def rows_facts(dataset: Any, seed: int) -> dict[str, Any] | None:
     Data sets without a length, and those that numbers do not index, have None for a digest. The random state is left alone, so
     that rows drawn at random are the same for the same `seed`.
     """
-    from transformers.trainer_utils import has_length
-
     if dataset is None:
         return None
     facts: dict[str, Any] = {"read": "rows", "name": None, "rows": None, "columns": None, "digest": None}
-    if not has_length(dataset) or not hasattr(dataset, "__getitem__"):
+    if not is_indexed(dataset):
         return facts
     size, count = len(dataset), min(ROWS, len(dataset))
     seen = hashlib.sha256(str(size).encode())

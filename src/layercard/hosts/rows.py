@@ -18,24 +18,28 @@ MOST_PASSED_OVER = 64
 """For each row wanted, how many rows are read at most in search of rows that count."""
 
 
-def reads_once(dataset: Any) -> bool:
-    """Whether what is read of `dataset` is gone: its `__iter__` gives the same iterator every time."""
+def is_indexed(dataset: Any) -> bool:
+    """Whether rows are taken by their number; a stream may have a length, and torch gives it a `__getitem__` that only raises."""
+    from torch.utils.data import IterableDataset
     from transformers.trainer_utils import has_length
 
-    if has_length(dataset) and hasattr(dataset, "__getitem__"):
+    return has_length(dataset) and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+
+
+def reads_once(dataset: Any) -> bool:
+    """Whether what is read of `dataset` is gone: its `__iter__` gives the same iterator every time."""
+    if is_indexed(dataset):
         return False
     iterator = iter(dataset)
     return iterator is dataset or iterator is iter(dataset)
 
 
 def sampled_rows(dataset: Any, seed: int) -> Iterator[Any]:
-    """Yield the rows of `dataset`, in an order drawn with `seed`; of one without a length, in its own order.
+    """Yield the rows of `dataset`, in an order drawn with `seed`; of a stream, in its own order.
 
     Raises `DataError` where the dataset can be read only once, so that training would miss what was read.
     """
-    from transformers.trainer_utils import has_length
-
-    if has_length(dataset) and hasattr(dataset, "__getitem__"):
+    if is_indexed(dataset):
         order = list(range(len(dataset)))
         random.Random(seed).shuffle(order)
         return (dataset[index] for index in order)

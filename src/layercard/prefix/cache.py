@@ -137,7 +137,7 @@ class PrefixCache:
 
     @property
     def use(self) -> PrefixCacheUse:
-        """What the cache did since it was made."""
+        """What the cache did since it was made, or since `count_anew`."""
         return PrefixCacheUse(
             hits=self._counts["hit"],
             rolled=self._counts["rolled"],
@@ -147,6 +147,16 @@ class PrefixCache:
             bypassed=dict(self._bypassed),
             off=self._off,
         )
+
+    @property
+    def examples_served(self) -> tuple[int, int]:
+        """How many examples were read from the cache, and how many were served in all."""
+        return self._counts["hit"], self._counts.total()
+
+    def count_anew(self) -> None:
+        """Begin to count what the cache does; what is cached stays."""
+        self._counts.clear()
+        self._bypassed.clear()
 
     def _open_store(self, undo: ExitStack) -> ActivationStore:
         directory = self._directory or Path(tempfile.mkdtemp(prefix="layercard-prefix-"))

@@ -16,6 +16,7 @@ from layercard.report.forgetting import forgetting_sentence
 from layercard.report.phases import schedule_sentence, trial_of_schedule
 from layercard.report.words import (
     as_fast,
+    counted_words,
     duration,
     field_words,
     interval_words,
@@ -143,9 +144,9 @@ def _told_apart(report: SpeedupReport, step: str, took: str) -> SpeedVerdict:
     headline, faster = as_fast(report.step_speedup), report.step_speedup > 1
     if report.interval is not None:
         headline = f"{headline} ({interval_words(report.interval)})"
-    if report.seconds_saved is None or report.end_to_end_speedup is None or report.planned_steps is None:
+    if report.seconds_saved is None or report.end_to_end_speedup is None or report.counted_steps is None:
         return SpeedVerdict("faster" if faster else "slower", headline, f"{step} {took}")
-    run = plural(report.planned_steps, "planned step")
+    run = counted_words(report)
     if report.seconds_saved >= 0:
         saved = f"{duration(report.seconds_saved)} are saved"
         whole = f"Over {run}, with probe and timing, the run is {as_fast(report.end_to_end_speedup)}: {saved}."

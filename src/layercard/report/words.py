@@ -6,8 +6,12 @@ A speedup is "1.94x as fast", a share is a percentage, seconds are what a person
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from layercard.anatomy.words import describe
+
+if TYPE_CHECKING:
+    from layercard.cost.speedup import SpeedupReport
 
 FIELDS = {
     "step_speedup": "speedup of a step",
@@ -18,6 +22,8 @@ FIELDS = {
     "break_even_steps": "break-even step",
     "observed_step_seconds": "seconds of a real optimizer step",
     "planned_steps": "planned steps",
+    "steps_run": "steps that were run",
+    "micro_batches": "their micro-batches",
     "backward_layers": "layers that ran backward",
     "memory_method": "how memory is counted",
     "phases": "phases of a step",
@@ -89,6 +95,13 @@ def loss_words(loss: float) -> str:
 def layers_words(layers: Sequence[int], num_layers: int) -> str:
     """Return the layers as they are always printed: `layers 15–29 of 0–29`."""
     return describe(tuple(layers), num_layers)
+
+
+def counted_words(report: SpeedupReport) -> str:
+    """Return the steps over which seconds are summed: `400 planned steps`, or those that were run of them."""
+    if report.counted_steps is None or report.counted_steps == report.planned_steps:
+        return plural(report.planned_steps or 0, "planned step")
+    return f"{plural(report.counted_steps, 'step')} of {report.planned_steps or 0:,} planned"
 
 
 def plural(count: int, word: str) -> str:

@@ -30,6 +30,7 @@ from layercard.random_state import random_state
 from layercard.registry import Extensions
 from layercard_axolotl import compat
 from layercard_axolotl.adapter_keys import Selection
+from layercard_axolotl.hosts import no_row_left
 from layercard_axolotl.refusals import weights_on_one_rank
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class ConfigHost(PlainHost):
         """Yield padded batches holding `examples` rows of the tokenized set in all; a row is a document."""
         size = batch_size or self.trainer.args.per_device_train_batch_size
         with random_state(seed):
-            rows = holding(sampled_rows(self.trainer.train_dataset, seed), examples, lambda row: 1)
+            sampled, empty = sampled_rows(self.trainer.train_dataset, seed), no_row_left(self.trainer.args.max_length)
+            rows = holding(sampled, examples, lambda row: 1, empty=empty)
             read = [{name: row[name] for name in MODEL_INPUTS if name in row} for row in rows]
             return iter(collated(read, self._collate, size))
 

@@ -118,6 +118,20 @@ def packing_columns(trainer: Any) -> Any:
     return dataset.remove_columns(sorted(unused)) if unused else dataset
 
 
+def ask_for_columns_once(trainer: Any) -> None:
+    """Let the trainer be asked again for the columns that its model reads; where it packs, Axolotl answers once and then fails.
+
+    Its `PackingMixin` takes `attention_mask` out of the same list each time, and stops where it is gone.
+    """
+    ask = trainer._set_signature_columns_if_needed
+
+    def ask_once() -> None:
+        if trainer._signature_columns is None:
+            ask()
+
+    trainer._set_signature_columns_if_needed = ask_once
+
+
 @contextmanager
 def running_without_kernels(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Let a base model run whose attention class was rewritten for fused kernels before the kernels were put in.

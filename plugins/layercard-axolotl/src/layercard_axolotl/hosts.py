@@ -49,6 +49,10 @@ def locate(trainer: Any) -> PlainHost | None:
 class AxolotlHost(PlainHost):
     """`AxolotlTrainer`: padded, flattened and multipacked batches."""
 
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(trainer)
+        compat.ask_for_columns_once(trainer)
+
     def loss(self, model: nn.Module, inputs: Inputs) -> Tensor:
         """Return the trainer's own loss; its token counter, which sums over ranks, is off."""
         with _without_token_counter(self.trainer.args):
@@ -86,6 +90,11 @@ class AxolotlHost(PlainHost):
         return trainer_data.dealt(self.trainer, batches, count)
 
     @property
+    def nothing_left(self) -> str:
+        """What to say where the training set holds no row: Axolotl drops those that are too long."""
+        return no_row_left(self.trainer.args.max_seq_length)
+
+    @property
     def _packs(self) -> bool:
         args = self.trainer.args
         return bool(args.sample_packing) and not args.pretraining
@@ -111,12 +120,20 @@ class AxolotlHost(PlainHost):
         with random_state(seed):
             rows: Iterable[Any] = islice(sampled_rows(compat.packing_columns(trainer), seed), skipped, None)
             if documents is not None:
-                rows = holding(rows, documents, lambda row: 1)
+                rows = holding(rows, documents, lambda row: 1, empty=self.nothing_left)
             packs = list(_packs(rows, self._capacity, None if most is None else most * bins))
             groups = [packs[i : i + bins] for i in range(0, len(packs), bins)]
             if most is not None and len(groups) > 1 and len(groups[-1]) < bins:
                 groups.pop()  # training has no smaller last batch
             return [trainer.data_collator(group) for group in groups]
+
+
+def no_row_left(sequence_len: int) -> str:
+    """What to say of a training set without rows."""
+    return (
+        f"The training set has no row left. Axolotl drops every row that is longer than `sequence_len` ({sequence_len}), the "
+        "words of the prompt's template among its tokens. Raise `sequence_len`, or name `datasets` that hold rows."
+    )
 
 
 def _packs(rows: Iterable[Any], capacity: int, most: int | None) -> Iterator[list[Any]]:

@@ -10,18 +10,21 @@ placement happened is proven once more when training begins.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axolotl.integrations.base import BasePlugin
 from transformers import TrainerCallback
 
 from layercard import place
-from layercard.errors import HostError
+from layercard.anatomy.layers import describe
+from layercard.errors import HostError, LayercardError
+from layercard.placement.placement import LayerPlacement
 from layercard_axolotl import compat
 from layercard_axolotl.arguments import settings_of
 from layercard_axolotl.asked import KEY, named
 from layercard_axolotl.before_adapter import choose_before_adapter, verify_built
-from layercard_axolotl.refusals import refuse_trained_adapter, weights_on_one_rank
+from layercard_axolotl.refusals import OWN_CHOICE, refuse_trained_adapter, weights_on_one_rank
 
 if TYPE_CHECKING:
     from layercard.pipeline.before.choosing import Chosen
@@ -59,6 +62,7 @@ class LayerCardPlugin(BasePlugin):
         if settings is None:
             level = logging.WARNING if named(cfg) else logging.DEBUG
             log.log(level, "`%s` is not in the configuration, so layercard does nothing in this run.", KEY)
+            _warn_of_placed_checkpoint(cfg, preprocess)
             return None
         if preprocess:
             return None
@@ -100,6 +104,26 @@ class LayerCardPlugin(BasePlugin):
             return
         trainer.args.resume_from_checkpoint = compat.checkpoint_to_resume(cfg)
         self.run = place(trainer, lora_layers=self._settings, chosen=self._chosen)
+
+
+def _warn_of_placed_checkpoint(cfg: Any, preprocess: bool) -> None:
+    """Say that a checkpoint of some layers is resumed with adapters on all, which Axolotl does not."""
+    checkpoint = None if preprocess or any(cfg.get(key) for key in OWN_CHOICE) else compat.checkpoint_to_resume(cfg)
+    path = checkpoint and Path(checkpoint) / "placement.json"
+    if not path or not path.is_file():
+        return
+    try:
+        placement = LayerPlacement.load(path)
+    except LayercardError:  # no run that does without layercard stops for its files
+        return
+    log.warning(
+        "%s adapts %s, and without `%s` this run adapts all that the target modules select. To go on with those layers, give "
+        "`%s: auto`, which keeps them.",
+        checkpoint,
+        describe(placement.layers, placement.num_layers),
+        KEY,
+        KEY,
+    )
 
 
 class PlacementProof(TrainerCallback):

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layercard.hosts.rows import documents_in
+from layercard.cost.planned import PlannedSteps
+from layercard.hosts.rows import documents_in, is_indexed
 
 if TYPE_CHECKING:
     from layercard.hosts.protocol import Host
@@ -83,18 +84,19 @@ def probe_budget(host: Host, settings: PlacementSettings) -> ProbeBudget:
 
 def planned_examples(trainer: Any) -> int | None:
     """Return how many documents the run will train on, over all epochs and processes; None where it is not known."""
+    from transformers.trainer_utils import has_length
+
     args, data = trainer.args, trainer.train_dataset
-    rows_a_step = (
-        args.per_device_train_batch_size * max(1, args.n_gpu) * args.gradient_accumulation_steps * args.world_size
-    )
-    sized = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    rows_each = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size
+    whole = len(data) if has_length(data) else None
     if args.max_steps > 0:
-        rows = args.max_steps * rows_a_step
-    elif sized:
-        rows = math.ceil(args.num_train_epochs * len(data))
+        epoch = None if whole is None else math.ceil(whole / rows_each)
+        rows = PlannedSteps(0, args.max_steps, args.gradient_accumulation_steps, epoch).micro_batches * rows_each
+    elif whole is not None:
+        rows = math.ceil(args.num_train_epochs * whole)
     else:
         return None
-    return round(rows * _documents_a_row(data)) if sized and len(data) else rows
+    return round(rows * _documents_a_row(data)) if is_indexed(data) and whole else rows
 
 
 def _documents_a_row(data: Any) -> float:

@@ -39,7 +39,8 @@ NAME = "placement.json"
 GUARDED = "guard"
 """The strategy of a placement that the guard chose in place of the one asked for; no setting contradicts it."""
 ANEW = (
-    "To place anew, start without `resume_from_checkpoint`, in another output directory if the checkpoints are to stay."
+    "To place anew, start without `resume_from_checkpoint` (or what sets it by itself, such as "
+    "`auto_resume_from_checkpoints`), in another output directory if the checkpoints are to stay."
 )
 
 
@@ -177,7 +178,7 @@ def _refuse_conflict(placement: LayerPlacement, settings: PlacementSettings, pat
         raise SettingsError(
             f"`{field}` is {asked}, and {path} holds {describe(placement.layers, placement.num_layers)} (strategy "
             f"`{placement.strategy}`, score {placement.score}), which a resumed run has to keep. To go on with it, drop "
-            f"`{field}`. {ANEW}"
+            f"`{field}`, or give `lora_layers: auto` alone. {ANEW}"
         )
 
 

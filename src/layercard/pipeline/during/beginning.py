@@ -27,6 +27,7 @@ from layercard.pipeline.during.trial_choice import (
     choose_trial,
     earlier_forgetting,
     every_layer,
+    planned_steps,
 )
 from layercard.pipeline.during.variants import PLACED, entering, out_of_memory, why_not_timed
 from layercard.quality.verdict import completed, meaning, unknown
@@ -60,7 +61,7 @@ class Beginning:
 
 def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
     """Measure `run`, try its placement out, and act on what was found; the prefix cache in use is entered on `undo`."""
-    steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
+    steps = planned_steps(run.host.trainer, state).micro_batches
     if run.control is not None:
         fresh = run.begun_before is None and state.global_step == 0
         run.control.begin(None if fresh else earlier_forgetting(run), fresh=fresh)
@@ -161,7 +162,7 @@ def _changed(run: PlacedRun, state: Any, undo: ExitStack, trial: Trial, verdict:
     if run.control is not None and (found is None or run.placement.is_all):
         run.control.drop_placed(every_layer=run.placement.is_all)
     entries, prefix = _choices(run, undo)
-    steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
+    steps = planned_steps(run.host.trainer, state).micro_batches
     left = max(0.0, run.settings.guard_budget - trial.plan.units / steps)
     measured = partial(measure, run.host, run.narrowing, entries, prefix)
     budget = min(left, run.settings.measure_budget)

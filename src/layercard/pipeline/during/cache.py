@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from layercard.settings import PlacementSettings
 
 log = logging.getLogger("layercard")
+
+BATCHES_LOOKED_AT = 4
 
 
 class PrefixChoice:
@@ -86,6 +89,16 @@ class PrefixChoice:
         """Give away what the cache holds, for that of a higher entry; leave this choice then."""
         return EarlierStates() if self.cache is None else self.cache.hand_over()
 
+    @property
+    def examples_served(self) -> tuple[int, int]:
+        """How many examples' prefixes came from the cache, and of how many."""
+        return (0, 0) if self.cache is None else self.cache.examples_served
+
+    def count_anew(self) -> None:
+        """Forget how many examples were served; what is cached stays."""
+        if self.cache is not None:
+            self.cache.count_anew()
+
     def to_dict(self) -> dict[str, Any]:
         """Return what report.json holds under `prefix_cache`."""
         if self.cache is None:
@@ -123,9 +136,11 @@ def _projected(host: Host) -> int | None:
     if not hasattr(data, "__len__"):
         return None
     model: Any = host.model
-    batches = [inputs for inputs, _ in host.step_batches(4)]
+    size, whole = host.trainer._train_batch_size, len(data)
+    count = max(1, min(BATCHES_LOOKED_AT, math.ceil(whole / size)))  # of a small set all, each once
+    batches = [inputs for inputs, _ in host.step_batches(count)]
     tokens = sum(int(b["attention_mask"].sum()) if "attention_mask" in b else b["input_ids"].numel() for b in batches)
-    rows = sum(len(b["input_ids"]) for b in batches)
+    rows = min(whole, count * size)  # of the data: a batch has two for each pair, and one where rows are run end to end
     width = model.config.get_text_config().hidden_size
     itemsize = model.get_input_embeddings().weight.element_size()
-    return projected_bytes(round(tokens / rows * len(data)), width, itemsize)
+    return projected_bytes(round(tokens / max(1, rows) * whole), width, itemsize)

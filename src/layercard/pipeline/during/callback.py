@@ -11,7 +11,6 @@ partial.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,11 @@ from layercard.pipeline.during.agreeing import check_ranks_agree
 from layercard.pipeline.during.beginning import begin
 from layercard.pipeline.during.checkpoints import LoadedAdapters, leave_placement
 from layercard.pipeline.during.entry import predicted
-from layercard.pipeline.during.identity import now, run_identity
+from layercard.pipeline.during.identity import identity_at_start, now, run_identity
 from layercard.pipeline.during.other_layers import freeze_alike
 from layercard.pipeline.during.publishing import Publisher
 from layercard.pipeline.during.report import RunFacts, make_report
+from layercard.pipeline.during.trial_choice import planned_steps
 from layercard.quality.control import END
 from layercard.ranks import together
 from layercard.report.console import show
@@ -94,7 +94,8 @@ class InsideTraining(TrainerCallback):
         self._rising: Rising | None = None
         self._watched = False
         self._step_began = 0.0
-        self._steps_run = 0
+        self._micro_batches = 0
+        self._served = (0, 0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check the placement, measure, put the entry in force, and write a partial report."""
@@ -115,28 +116,29 @@ class InsideTraining(TrainerCallback):
             check_ranks_agree(run.placement)
         with ExitStack() as undo:
             begun = begin(run, state, undo)
+            begun.prefix.count_anew()  # what was timed is no training
             self._enter(undo, begun.entries, begun.prefix)
             run.in_force = undo.pop_all()
         self._prefix, self._entries, self._rising = begun.prefix, begun.entries, begun.rising
+        retried = args.auto_find_batch_size and self._facts is not None and self._facts.partial
+        spent_before = self._facts.overhead_seconds if retried and self._facts is not None else 0.0
         self._facts = RunFacts(
             placement=run.placement,
             elsewhere=run.elsewhere,
             measurement=begun.measurement,
             quality=begun.quality,
             device=run.host.device,
-            planned_steps=state.max_steps - state.global_step,
-            steps_each=args.gradient_accumulation_steps,
+            planned=planned_steps(run.host.trainer, state),
             probe_seconds=run.probe_seconds,
-            overhead_seconds=time.perf_counter() - began,
+            overhead_seconds=time.perf_counter() - began + spent_before,
             gradient_entry=begun.entries.to_dict(),
             prefix_cache=begun.prefix.to_dict(),
-            first_epoch_steps=math.ceil(state.max_steps / max(1, state.num_train_epochs)),
-            identity=run.identity | {"started": started},
+            identity=identity_at_start(run.identity, run.host.trainer) | {"started": started},
             scores=run.scores or {},
             prediction=predicted(run, begun.entries, run.units),
             schedule=None if begun.rising is None else begun.rising.to_list,
         )
-        self._steps_run = 0
+        self._micro_batches = 0
         self._publish(self._facts)
         self.publisher.track(run.report)
         self._react(begun.quality)
@@ -165,21 +167,31 @@ class InsideTraining(TrainerCallback):
         """Note when an optimizer step begins; where the schedule says so, fewer layers learn from it on."""
         if self._rising is not None and self._rising.due(state.global_step):
             self._rise(self._rising)
+        self._micro_batches, self._served = 0, self._examples_served()
         self._step_began = time.perf_counter()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count a micro-batch that is not the last of its optimizer step."""
+        self._micro_batches += 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note how long the step took, and after the first one which layers ran backward."""
         if self._facts is None:
             return
-        self._steps_run += 1
+        seconds = time.perf_counter() - self._step_began
+        (cached, served), (cached_before, served_before) = self._examples_served(), self._served
+        self._facts.run.add(self._micro_batches + 1, (cached - cached_before) / max(1, served - served_before))
         if not self._watched:
             self._watched = True
             self._after_first_step(self._facts)
             return
-        seconds = time.perf_counter() - self._step_began
         self._facts.observed.append(seconds)
         if self._rising is not None:
             self._rising.current.observed.append(seconds)
+
+    def _examples_served(self) -> tuple[int, int]:
+        """How many examples' prefixes came from the cache so far, and of how many."""
+        return (0, 0) if self._prefix is None else self._prefix.examples_served
 
     def _rise(self, rising: Rising) -> None:
         """Enter the phase of the schedule that begins with this step."""
@@ -198,7 +210,7 @@ class InsideTraining(TrainerCallback):
         """Look which layers ran backward: after the first step, and after the first one of each phase of a schedule."""
         run = self.run
         self._watch.__exit__(None, None, None)
-        if self._steps_run == 1:
+        if facts.run.steps == 1:
             facts.backward_layers = self._watch.layers
         if self._entries is not None:  # a looped model is known by its first pass
             facts.gradient_entry = self._entries.to_dict()
@@ -211,7 +223,7 @@ class InsideTraining(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Finish the report with the trainer's last entry, which comes before its trackers end."""
         if logs and LAST_ENTRY in logs:
-            self._finish(state)
+            self._finish(args, state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the placement in the checkpoint that was saved."""
@@ -219,21 +231,39 @@ class InsideTraining(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Undo what was in force, and show the report on the first rank."""
-        self._finish(state)
+        self._finish(args, state)
+        self._judge_best(args, state)
         self._loaded.begun = False
         self.run.close()
         if self._facts is not None and state.is_world_process_zero:
             show(self.run.report)
 
-    def _finish(self, state: Any) -> None:
+    def _judge_best(self, args: Any, state: Any) -> None:
+        """Read the control rows with the best checkpoint, which is loaded after the last entry of the log."""
+        control = self.run.control
+        if self._facts is not None and control is not None and best_step(args, state) is not None:
+            self.run.close()
+            control.judge(END)
+            self._facts.quality["forgetting"] = control.to_dict()
+            self._publish(self._facts)
+
+    def _finish(self, args: Any, state: Any) -> None:
         """Write the final report, once, and give it to the trackers."""
         if self._facts is None or self._prefix is None or not self._facts.partial:
             return
         prefix, control = self._prefix.to_dict(), self.run.control
-        if control is not None:
+        if control is not None and best_step(args, state) is None:
             self.run.close()  # the last step has been run; control rows are no examples for the prefix cache
             control.judge(END)
             self._facts.quality["forgetting"] = control.to_dict()
-        self._facts.finish(state.log_history, prefix)
+        self._facts.finish(state.log_history, prefix, best_step(args, state))
         self._publish(self._facts)
         self.publisher.track(self.run.report)
+
+
+def best_step(args: Any, state: Any) -> int | None:
+    """Return the step of the checkpoint that the trainer loads when training ends; None where it keeps the last step's model."""
+    if not args.load_best_model_at_end or state.best_model_checkpoint is None:
+        return None
+    step: int | None = state.best_global_step
+    return step

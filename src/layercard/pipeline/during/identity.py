@@ -43,6 +43,12 @@ def run_identity(host: Host, *, command: Sequence[str] | None = None) -> dict[st
     }
 
 
+def identity_at_start(identity: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
+    """Return the identity with the batch that training begins with, which `auto_find_batch_size` may have made smaller."""
+    rows = trainer._train_batch_size // max(1, trainer.args.n_gpu)
+    return {**identity, "training": {**identity["training"], "micro_batch_rows": rows}}
+
+
 def now() -> str:
     """Return the time in UTC, to the second, as ISO 8601 writes it."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

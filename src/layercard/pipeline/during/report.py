@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.memory import memory_method
+from layercard.cost.planned import PlannedSteps, StepsRun
 from layercard.cost.speedup import SpeedupReport
 from layercard.pipeline.during.identity import now, why_placed
 from layercard.report.verdict import verdict_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from layercard.scores.base import LayerScores
 
 PACKAGES = ("layercard", "torch", "transformers", "peft", "accelerate", "trl", "axolotl", "bitsandbytes")
+NO_STEP = "No optimizer step has been run."
 NO_PHASES = "Forward, backward and optimizer are not timed apart inside a run."
 
 
@@ -33,15 +35,12 @@ class RunFacts:
     measurement: Measurement
     quality: dict[str, Any]
     device: torch.device
-    planned_steps: int
-    steps_each: int
-    """Micro-batches in one optimizer step."""
+    planned: PlannedSteps
     probe_seconds: float
     overhead_seconds: float
     gradient_entry: dict[str, Any]
     prefix_cache: dict[str, Any]
-    first_epoch_steps: int
-    """Planned steps before the prefix of every example is cached."""
+    run: StepsRun = field(default_factory=StepsRun)
     backward_layers: tuple[int, ...] | None = None
     observed: list[float] = field(default_factory=list)
     """Seconds of the optimizer steps run so far, the first left out."""
@@ -55,18 +54,28 @@ class RunFacts:
     schedule: Callable[[], list[dict[str, Any]]] | None = None
     """Says what is known of the phases of the run's schedule; None where it has none."""
 
-    def finish(self, log_history: Iterable[Mapping[str, Any]], prefix_cache: dict[str, Any]) -> None:
-        """Take over what is known when the last step has been run."""
+    def finish(
+        self, log_history: Sequence[Mapping[str, Any]], prefix_cache: dict[str, Any], best_step: int | None = None
+    ) -> None:
+        """Take over what is known when the last step has been run; `best_step` is that of the checkpoint that is loaded then."""
         self.prefix_cache, self.partial = prefix_cache, False
         self.identity["ended"] = now()
-        self.add_evaluations(log_history)
+        self.add_evaluations(log_history, best_step)
 
-    def add_evaluations(self, log_history: Iterable[Mapping[str, Any]]) -> None:
-        """Take over the held-out loss of the trainer's last evaluation in the run, of the first of several eval sets."""
-        for entry in log_history:
-            found = [value for name, value in entry.items() if name.startswith("eval_") and name.endswith("loss")]
-            if found and all(isinstance(value, float) and math.isfinite(value) for value in found[:1]):
-                self.quality["final_heldout_loss"] = found[0]
+    def add_evaluations(self, log_history: Sequence[Mapping[str, Any]], best_step: int | None = None) -> None:
+        """Take over the held-out loss of the trainer's last evaluation in the run, of the first of several eval sets.
+
+        Where the model goes back to a checkpoint when training ends, it is that of the evaluation there.
+        """
+        names = [name for entry in log_history for name in entry if name.startswith("eval_") and name.endswith("loss")]
+        name = "eval_loss" if "eval_loss" in names else next(iter(names), None)
+        entries = [entry for entry in log_history if name in entry]
+        if best_step is not None:
+            entries = [entry for entry in entries if entry.get("step") == best_step]
+        for entry in entries:
+            found = entry[name] if name is not None else None
+            if isinstance(found, float) and math.isfinite(found):
+                self.quality["final_heldout_loss"] = found
 
 
 def make_report(facts: RunFacts) -> SpeedupReport:
@@ -90,7 +99,9 @@ def make_report(facts: RunFacts) -> SpeedupReport:
         overhead_seconds=facts.overhead_seconds,
         break_even_steps=_break_even(facts),
         observed_step_seconds=sum(facts.observed) / len(facts.observed) if facts.observed else None,
-        planned_steps=facts.planned_steps,
+        planned_steps=facts.planned.steps,
+        steps_run=facts.run.steps,
+        micro_batches=_counted(facts)[1],
         backward_layers=facts.backward_layers,
         gradient_entry=facts.gradient_entry,
         prefix_cache=_prefix_cache(facts),
@@ -134,11 +145,12 @@ def _reasons(facts: RunFacts) -> dict[str, str]:
     reasons = {
         "": rest,
         "observed_step_seconds": "Fewer than two optimizer steps have been run.",
-        "backward_layers": "No optimizer step has been run.",
+        "backward_layers": NO_STEP,
         "phases": NO_PHASES,
         "saving.prefix_cache": facts.prefix_cache.get("obstacle") or "The run is too short to time cached steps apart.",
     }
     if measured.ratio is not None:
+        reasons["end_to_end_speedup"] = NO_STEP
         reasons["break_even_steps"] = "A placed step was not faster than an all-layer step."
     if not facts.gradient_entry["moved"]:
         reasons["saving.backward"] = facts.gradient_entry["obstacle"]
@@ -149,17 +161,28 @@ def _spent(facts: RunFacts) -> float:
     return facts.probe_seconds + facts.overhead_seconds
 
 
+def _counted(facts: RunFacts) -> tuple[int, int, float]:
+    """Optimizer steps, micro-batches, and those with a cached prefix: planned ones, and of a training that ended those run."""
+    if not facts.partial:
+        return facts.run.steps, facts.run.micro_batches, facts.run.cached
+    planned = facts.planned
+    return planned.steps, planned.micro_batches, planned.micro_batches - planned.first_seen
+
+
 def _step_seconds(facts: RunFacts) -> tuple[float, float] | None:
-    """Seconds of an optimizer step's micro-batches: baseline and placed."""
+    """Seconds of a mean optimizer step's micro-batches: baseline and placed."""
     baseline, placed = facts.measurement.baseline.step_seconds, facts.measurement.placed.step_seconds
-    if baseline is None or placed is None:
+    steps, micro_batches, _ = _counted(facts)
+    if not steps:
+        steps, micro_batches = facts.planned.steps, facts.planned.micro_batches
+    if baseline is None or placed is None or not steps:
         return None
-    return baseline * facts.steps_each, placed * facts.steps_each
+    return baseline * micro_batches / steps, placed * micro_batches / steps
 
 
 def _end_to_end(facts: RunFacts) -> float | None:
     seconds = _run_seconds(facts)
-    return None if seconds is None else seconds[0] / seconds[1]
+    return None if seconds is None or not seconds[0] else seconds[0] / seconds[1]
 
 
 def _seconds_saved(facts: RunFacts) -> float | None:
@@ -168,15 +191,14 @@ def _seconds_saved(facts: RunFacts) -> float | None:
 
 
 def _run_seconds(facts: RunFacts) -> tuple[float, float] | None:
-    """Seconds of all planned steps: all-layer, and placed with probe and overhead."""
-    seconds = _step_seconds(facts)
-    if seconds is None:
+    """Seconds of the counted steps: all-layer, and placed with probe and overhead."""
+    baseline, placed = facts.measurement.baseline.step_seconds, facts.measurement.placed.step_seconds
+    if baseline is None or placed is None:
         return None
-    baseline, placed = seconds
+    _, micro_batches, from_cache = _counted(facts)
     cached = baseline / facts.measurement.cached.value if facts.measurement.cached else placed
-    first = min(facts.first_epoch_steps, facts.planned_steps)
-    training = first * placed + (facts.planned_steps - first) * cached
-    return facts.planned_steps * baseline, training + _spent(facts)
+    training = (micro_batches - from_cache) * placed + from_cache * cached
+    return micro_batches * baseline, training + _spent(facts)
 
 
 def _prefix_cache(facts: RunFacts) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
+from layercard.cost.planned import PlannedSteps
 from layercard.cost.predict import UnitCosts
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.before.losses import why_not_judged
@@ -51,7 +52,7 @@ def choose_trial(
 
     That of a schedule (`rising`) has its rises at the same shares; the learning rate is the run's own alone.
     """
-    steps = (state.max_steps - state.global_step) * run.host.trainer.args.gradient_accumulation_steps
+    steps = planned_steps(run.host.trainer, state).micro_batches
     settled = _settled(run, state, rises=rising is not None and len(rising.phases) > 1)
     if settled is not None:
         return None, settled
@@ -83,6 +84,15 @@ def choose_trial(
     except DataError as error:  # a training set that can be read only once; training itself can
         return None, unknown(str(error))
     return Trial(run.host, plan, heldout, updates, run.control, in_small), {}
+
+
+def planned_steps(trainer: Any, state: Any) -> PlannedSteps:
+    """Return the steps that a training which begins now is to take, by the length of its dataloader."""
+    from transformers.trainer_utils import has_length
+
+    loader = trainer.callback_handler.train_dataloader
+    epoch = len(loader) * trainer.get_sp_size() if has_length(loader) else None
+    return PlannedSteps(state.global_step, state.max_steps, trainer.args.gradient_accumulation_steps, epoch)
 
 
 def trial_costs(run: PlacedRun, entries: EntryChoice) -> TrialCosts:

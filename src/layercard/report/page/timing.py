@@ -7,7 +7,7 @@ from typing import Any
 from layercard.cost.speedup import SpeedupReport, count_text, seconds_text
 from layercard.report.page import figures
 from layercard.report.page.pieces import UNKNOWN, Figure, Section, Table
-from layercard.report.words import PHASES, RUNS, duration, interval_words, percent, sentence, times
+from layercard.report.words import PHASES, RUNS, counted_words, duration, interval_words, percent, sentence, times
 from layercard.sizes import bytes_text
 
 PHASE_NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
@@ -89,26 +89,27 @@ def pairs(report: SpeedupReport) -> Section:
 
 
 def break_even(report: SpeedupReport) -> Section:
-    """Return the seconds of both runs over the planned steps, and where the placed one catches up."""
-    slow, fast, steps = report.baseline.step_seconds, report.placed.step_seconds, report.planned_steps
+    """Return the seconds of both runs over the steps that are counted, and where the placed one catches up."""
+    slow, fast, steps = report.baseline.step_seconds, report.placed.step_seconds, report.counted_steps
     heading = "When it pays"
     spent = report.probe_seconds + report.overhead_seconds
     if slow is None or fast is None or not steps or report.seconds_saved is None:
         reason = _reason(report, "break_even_steps")
         return Section("break-even", heading, f"Probe and timing took {duration(spent)}. {reason}".strip())
-    each = int(report.run.get("training", {}).get("micro_batches_a_step") or 1)
+    each = float(report.run.get("training", {}).get("micro_batches_a_step") or 1)
+    each = each if report.micro_batches is None else report.micro_batches / steps
     crossing = report.break_even_steps
     said = (
         "Probe and timing are not earned back: a placed step was not faster."
         if crossing is None
-        else f"Probe and timing, {duration(spent)}, are earned back after {crossing:,} of {steps:,} planned steps."
+        else f"Probe and timing, {duration(spent)}, are earned back after {crossing:,} of {counted_words(report)}."
     )
     ends = steps * slow * each, steps * slow * each - report.seconds_saved
     placed = {0: spent, steps: ends[1]} | ({crossing: spent + crossing * fast * each} if crossing is not None else {})
     points = sorted(n for n in placed if n <= steps)
     rows = tuple((f"{n:,}", duration(n * slow * each), duration(placed[n])) for n in points)
     figure = Figure(
-        "lines", "Seconds of both runs over the planned steps", said,
+        "lines", f"Seconds of both runs over {counted_words(report)}", said,
         figures.line_picture(steps, ends, spent, crossing),
         "Seconds over optimizer steps, from the measured micro-batches; the placed run starts behind by probe and timing.",
         Table("Time after so many steps", ("steps", "all-layer LoRA", "placed layers"), rows, (1, 2)),
