@@ -198,7 +198,7 @@ def test_what_people_write_for_something_else_comes_with_what_to_write(written: 
     with pytest.raises(SettingsError) as caught:
         PlacementSettings.from_user(written)
     assert advice in str(caught.value)
-    wanted = [text for text in str(caught.value).split("`") if text[:1] in "[{"]
+    wanted = [text for text in str(caught.value).split("`") if text.startswith(("[", "{"))]
     for text in wanted:  # the advice can be followed
         PlacementSettings.from_user(text)
 

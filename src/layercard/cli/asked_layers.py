@@ -91,11 +91,11 @@ def _check_common(settings: PlacementSettings, common: Mapping[str, Any]) -> Non
                 f"`--layers` holds `{name}: {getattr(settings, name)}`, which is not measured: every step is of the same layers, "
                 "with backpropagation ended at the lowest. Leave it out here; a training run's report has what it costs."
             )
-    name = settings.cost_setting
-    if name is not None:
-        option = f"--{name.replace('_', '-')}"
+    by_cost = settings.cost_setting
+    if by_cost is not None:
+        option = f"--{by_cost.replace('_', '-')}"
         raise SettingsError(
-            f"`--layers` asks for a `{name}`, which weighs predicted costs. Choose with `layercard plan {option} … -o "
+            f"`--layers` asks for a `{by_cost}`, which weighs predicted costs. Choose with `layercard plan {option} … -o "
             "placement.json`, and measure that file."
         )
 
