@@ -163,6 +163,11 @@ def test_a_masked_model_learns_exactly_the_hidden_tokens(tmp_path: Path) -> None
         ("ragged.csv", "a,b\n1,2,3\n", r"line 2 has not as many fields as the header"),
         ("broken.parquet", "PAR?", r"cannot be read as Parquet"),
         ("broken.jsonl.gz", "not gzip", r"cannot be read"),
+        ("twice.csv", "text,text\na,b\n", r"has the column `text` 2 times"),
+        ("semicolons.csv", "prompt;completion\na;b\n", r"separated by semicolons"),
+        ("object.json", json.dumps({"data": [{"text": "a"}]}, indent=1), r"one JSON object over several lines.*`data`"),
+        ("one.json", json.dumps({"text": "a"}, indent=1), r"one JSON object over several lines.*on one line"),
+        ("wrapped.json", '{"version": "1", "data": [{"text": "a"}]}', r"Where `data` holds the rows, write that list"),
         ("data.xlsx", "", r"no known kind.*`\.jsonl`"),
         ("latin.jsonl", b'{"text": "\xe9"}', r"cannot be read"),
         (
@@ -186,6 +191,26 @@ def test_bad_data_are_one_clear_error(tmp_path: Path, name: str, content: str | 
     with pytest.raises(DataError, match=message) as caught:
         probe_data(str(path), TOKENIZER)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["data.JSONL", "data.Csv"])
+def test_blank_lines_above_and_capital_endings_are_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('\n\n{"text": "a"}\n' if "J" in name else "\n\ntext\na\n")
+    (record,) = sample_records(str(path), count=3, seed=0)
+    assert (record["text"], record.place) == ("a", f"{path}, line {3 if 'J' in name else 4}")
+
+
+def test_a_saved_folder_names_its_splits(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([{"text": "a"}])
+    datasets.DatasetDict({"validation": rows}).save_to_disk(tmp_path)
+    with pytest.raises(DataError, match=r"no split 'train'. It has `validation`\."):
+        sample_records(str(tmp_path), count=1, seed=0)
+
+
+def test_several_files_are_told_to_be_one_folder() -> None:
+    with pytest.raises(DataError, match=r"from the folder that holds them"):
+        probe_data("some/*.jsonl", TOKENIZER)
 
 
 @pytest.mark.parametrize("source", ["nowhere.jsonl", "./nowhere", "/no/where", "a/b/c"])

@@ -171,10 +171,43 @@ def test_a_choice_names_what_is_allowed_and_the_nearest() -> None:
         PlacementSettings.from_user({"num_layer": 3})
 
 
-@pytest.mark.parametrize("written", [5, "5", 0, -1, 2.5])
+@pytest.mark.parametrize("written", [5, "5", -1, 2.5])
 def test_a_bare_number_is_refused_with_both_readings(written: Any) -> None:
     with pytest.raises(SettingsError, match=r"bare number.*\[.*\].*num_layers"):
         PlacementSettings.from_user(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "advice"),
+    [
+        (0, "`[0]`"),
+        (0.5, "`{fraction: 0.5}`"),
+        ("0.5", "`{fraction: 0.5}`"),
+        (-1, "whole numbers from 0"),
+        ("3-5", "`[3, 4, 5]`"),
+        ("3:5", "`[3, 4, 5]`"),
+        ("3 5", "`[3, 5]`"),
+        ("AUTO", "Did you mean `auto`?"),
+        ("none", "Leave it out"),
+        ("strategy: last", "stands in braces"),
+        ("last:2", "stands in braces"),
+        ("{strategy: last, strategy: first}", "holds `strategy` twice"),
+    ],
+)
+def test_what_people_write_for_something_else_comes_with_what_to_write(written: Any, advice: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        PlacementSettings.from_user(written)
+    assert advice in str(caught.value)
+    wanted = [text for text in str(caught.value).split("`") if text.startswith(("[", "{"))]
+    for text in wanted:  # the advice can be followed
+        PlacementSettings.from_user(text)
+
+
+def test_what_yaml_makes_of_off_and_of_exponents_is_understood() -> None:
+    assert PlacementSettings.from_user("{checkpointing_above_entry: off}").checkpointing_above_entry == "off"
+    assert PlacementSettings.from_user("{probe_budget: 1e-2}").probe_budget == 0.01
+    with pytest.raises(SettingsError, match="`probe_budget`"):
+        PlacementSettings.from_user({"probe_budget": "1e1"})
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,17 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from layercard.errors import DataError, one_of
+from layercard.errors import DataError, nearest, one_of
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field; Python's own limit of 131,072 is less than a document may have."""
+OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
 _EXTRA = "Install it with `pip install 'layercard[cli]'`."
 
@@ -39,13 +40,13 @@ def sample_records(
     """Return at most `count` records of `source`, drawn with `seed`, in the order in which they stand there.
 
     `source` is a file, a folder or a Hub id; `split` and `config` are read for the last two. Draws nothing from the
-    global random state. Raises `DataError` where it does not exist, cannot be read, or is empty.
+    global random state. Raises `DataError` where it does not exist, cannot be read, is empty, or has no such split.
     """
     path = local_file(source)
     if path is None:
         data = _loaded(source, split, config)
         records = [_row(source, i, data[i]) for i in _indices(len(data), count, seed)]
-    elif _kind(path) == ".parquet":
+    elif kind_of(path) == ".parquet":
         table = _table(path)
         indices = _indices(table.num_rows, count, seed)
         rows = table.take(indices).to_pylist()
@@ -61,7 +62,7 @@ def sample_records(
 def first_record(source: str, *, split: str = "train", config: str | None = None) -> Record:
     """Return the first record of `source`, reading no more of a text file than that; raises as `sample_records`."""
     path = local_file(source)
-    if path is None or _kind(path) == ".parquet":
+    if path is None or kind_of(path) == ".parquet":
         rows: Iterable[Record] = _every(source, path, split, config)
     else:
         with _readable(path) as found:
@@ -76,7 +77,7 @@ def column_values(
 ) -> Iterator[tuple[str, Any]]:
     """Yield the place and the value of `column` in every record of `source`; None where a record has none."""
     path = local_file(source)
-    if path is None or _kind(path) == ".parquet":
+    if path is None or kind_of(path) == ".parquet":
         yield from ((row.place, row.get(column)) for row in _every(source, path, split, config, [column]))
         return
     with _readable(path) as found:
@@ -104,24 +105,34 @@ def local_file(source: str) -> Path | None:
     """Return the file that `source` names, None for what `datasets` has to read; raise `DataError` where there is none."""
     path = Path(source).expanduser()
     if path.is_file():
-        _kind(path)
+        kind_of(path)
         return path
     if path.is_dir() or not _looks_like_a_path(source):
         return None
+    one = " Several files are read from the folder that holds them, or joined into one." if _several(source) else ""
     raise DataError(
-        f"The dataset {source} does not exist. Give a local file ({one_of(SUFFIXES)}), a folder, or a Hub id."
+        f"The dataset {source} does not exist. Give a local file ({one_of(SUFFIXES)}), a folder, or a Hub id.{one}"
     )
+
+
+def _several(source: str) -> bool:
+    return any(sign in source for sign in "*?,")
 
 
 def _looks_like_a_path(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or Path(source).suffix in (*SUFFIXES, ".gz")
 
 
-def _kind(path: Path) -> str:
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+def kind_of(path: Path) -> str:
+    """Return what a file is by its name, one of `SUFFIXES`; raise `DataError` where that is none."""
+    kind = (Path(path.stem).suffix if _is_packed(path) else path.suffix).lower()
     if kind not in SUFFIXES:
         raise DataError(f"{path} is of no known kind. Supported are files ending in {one_of(SUFFIXES)}.")
     return kind
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 @contextmanager
@@ -130,7 +141,7 @@ def _readable(path: Path) -> Iterator[Iterator[Record]]:
     longest = csv.field_size_limit(LONGEST_FIELD)
     try:
         with _opened(path) as file:
-            yield _csv(path, file) if _kind(path) == ".csv" else _json(path, file)
+            yield _csv(path, file) if kind_of(path) == ".csv" else _json(path, file)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}). Give a readable UTF-8 file.") from None
     finally:
@@ -138,7 +149,7 @@ def _readable(path: Path) -> Iterator[Iterator[Record]]:
 
 
 def _opened(path: Path) -> TextIO:
-    if path.suffix == ".gz":
+    if _is_packed(path):
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
@@ -156,7 +167,7 @@ def _drawn(rows: Iterable[Record], count: int, seed: int) -> list[Record]:
 
 
 def _json(path: Path, file: TextIO) -> Iterator[Record]:
-    """Yield the objects of a list, or of one object a line."""
+    """Yield the objects of a list, or of one object a line; a file that is one object with the rows inside is refused."""
     first = file.read(1)
     while first.isspace():
         first = file.read(1)
@@ -165,7 +176,33 @@ def _json(path: Path, file: TextIO) -> Iterator[Record]:
         yield from _objects(path, ((f"item {i}", row) for i, row in enumerate(_parsed(path, "it", file.read()))))
     else:
         lines = ((f"line {i}", line) for i, line in enumerate(file, start=1) if line.strip())
-        yield from _objects(path, ((where, _parsed(path, where, line)) for where, line in lines))
+        try:
+            yield from _objects(path, ((where, _parsed(path, where, line)) for where, line in lines))
+        except DataError:
+            file.seek(0)
+            _refuse_one_object(path, file)
+            raise
+
+
+def _refuse_one_object(path: Path, file: TextIO) -> None:
+    """Say so where a file that is not one object a line is one object over several."""
+    try:
+        whole = json.load(file)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(whole, dict):
+        rows = next((name for name, value in whole.items() if is_table(value)), None)
+        remedy = "Write it on one line" if rows is None else f"Write the list in its `{rows}` alone"
+        raise DataError(
+            f"{path} is one JSON object over several lines. {remedy}: a list of objects, or one object a line."
+        ) from None
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value of a record is a list of rows, each an object, and no conversation."""
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        return False
+    return not any({"role", "from"} & set(row) for row in value)
 
 
 def _parsed(path: Path, where: str, text: str) -> Any:
@@ -185,15 +222,34 @@ def _objects(path: Path, rows: Iterable[tuple[str, Any]]) -> Iterator[Record]:
 
 
 def _csv(path: Path, file: TextIO) -> Iterator[Record]:
+    blank = 0
     reader = csv.DictReader(file)
+    while reader.fieldnames == []:  # a blank line above the header
+        blank, reader = blank + 1, csv.DictReader(file)
+    _check_header(path, reader.fieldnames or [])
     for row in reader:
         if None in row or None in row.values():
             raise DataError(
-                f"{path}: line {reader.line_num} has not as many fields as the header ({one_of(reader.fieldnames or [])})."
+                f"{path}: line {blank + reader.line_num} has not as many fields as the header "
+                f"({one_of(reader.fieldnames or [])})."
                 " Put values that hold commas or line breaks in double quotes."
             )
         inside = sum(len(LINE_BREAK.findall(value)) for value in row.values())
-        yield Record(dict(row), f"{path}, line {reader.line_num - inside}")
+        yield Record(dict(row), f"{path}, line {blank + reader.line_num - inside}")
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path} has the column `{twice[0]}` {names.count(twice[0])} times. Give each column its own name."
+        )
+    sign = next((sign for sign in OTHER_SEPARATORS if len(names) == 1 and sign in names[0]), None)
+    if sign is not None:
+        raise DataError(
+            f"{path} has one column, {names[0]!r}: its fields are separated by {OTHER_SEPARATORS[sign]}. Write it with commas, "
+            "or as JSON lines."
+        )
 
 
 def _table(path: Path, columns: list[str] | None = None) -> Any:
@@ -239,8 +295,7 @@ def _loaded(source: str, split: str, config: str | None) -> Any:
     folder = Path(source).expanduser() if Path(source).expanduser().is_dir() else None
     try:
         if folder is not None and any((folder / name).exists() for name in ("state.json", "dataset_dict.json")):
-            loaded = datasets.load_from_disk(str(folder))
-            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+            return _of_saved(datasets.load_from_disk(str(folder)), source, split)
         return datasets.load_dataset(str(folder or source), config, split=split)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
@@ -248,3 +303,14 @@ def _loaded(source: str, split: str, config: str | None) -> Any:
             f"The dataset {source} (split {split!r}) cannot be loaded: {reason}. Give a local file, or a Hub id with "
             "`--split` and `--dataset-config` where it has several."
         ) from None
+
+
+def _of_saved(loaded: Any, source: str, split: str) -> Any:
+    """Return the split of a folder that `save_to_disk` wrote; a single dataset has none."""
+    if not isinstance(loaded, dict):
+        return loaded
+    if split not in loaded:
+        raise DataError(
+            f"The dataset {source} has no split {split!r}.{nearest(split, loaded)} It has {one_of(loaded)}."
+        )
+    return loaded[split]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -218,6 +219,51 @@ def test_models_that_cannot_be_loaded_say_what_is_missing(run: Run, model: Path,
     missing = run("probe", bare, *probing)
     assert missing.code == 1
     assert "The weights of" in missing.words
+
+
+def test_folders_and_files_that_hold_no_model_say_what_they_are(run: Run, model: Path, tmp_path: Path) -> None:
+    adapter, gguf = tmp_path / "adapter", tmp_path / "gguf"
+    for path in (adapter, gguf):
+        path.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    (gguf / "model-q4.gguf").write_bytes(b"GGUF")
+    assert "holds a PEFT adapter of owner/base and no model. Give owner/base" in run("plan", adapter).words
+    (adapter / "adapter_config.json").write_text("[]")
+    assert "holds a PEFT adapter and no model" in run("plan", adapter).words
+    for path in (gguf, gguf / "model-q4.gguf"):
+        assert "is a GGUF file" in run("plan", path).words
+    assert "Give the folder that holds it" in run("plan", model / "model.safetensors").words
+
+
+@pytest.mark.parametrize("damage", ["cut", "pointer", "empty", "other sizes"])
+@pytest.mark.parametrize("task", ["causal", "classification"])
+def test_damaged_weights_and_those_of_another_model_are_one_clear_error(
+    run: Run, model: Path, tmp_path: Path, damage: str, task: str
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(model, folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if damage == "other sizes":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 64}))
+    else:
+        content = {
+            "cut": weights.read_bytes()[:-100],
+            "pointer": b"version https://git-lfs.github.com/spec/v1\n",
+            "empty": b"",
+        }
+        weights.write_bytes(content[damage])
+    data = tmp_path / "labelled.jsonl"
+    data.write_text("\n".join(json.dumps({"text": f"row {i}", "label": i % 3}) for i in range(9)))
+    ran = run("probe", folder, "--dataset", data, "--task", task)
+    assert (ran.code, "Traceback" in ran.err, "layercard --debug" in ran.err) == (1, False, False)
+    assert ("other sizes than its config.json says" if damage == "other sizes" else "git lfs pull") in ran.words
+
+
+def test_a_split_of_one_file_is_refused(run: Run, model: Path, data: Path) -> None:
+    assert run("probe", model, "--dataset", data, "--split", "train").code == 0
+    ran = run("probe", model, "--dataset", data, "--split", "validation")
+    assert (ran.code, ran.out) == (2, "")
+    assert "is one file, which is read whole" in ran.words
 
 
 def test_debug_shows_where_it_failed_before_or_after_the_command(run: Run, model: Path) -> None:

@@ -51,7 +51,7 @@ def written(rows: Path, kind: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", [".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".jsonl.gz"])
+@pytest.mark.parametrize("kind", [".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".jsonl.gz", ".JSONL"])
 def test_a_file_trains_what_a_folder_with_these_rows_trains(model_folder, data_folder, rows, tmp_path, kind):
     run(flags(model_folder, data_folder, tmp_path / "folder"))
     placed = run(flags(model_folder, written(rows, kind, tmp_path), tmp_path / "file"))

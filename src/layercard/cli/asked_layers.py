@@ -17,6 +17,15 @@ SWEPT = "last"
 """The strategy of `--sweep` where none is given."""
 
 
+NOT_MEASURED: dict[str, Any] = {
+    "schedule": None,
+    "gradient_entry": True,
+    "prefix_cache": "off",
+    "checkpointing_above_entry": "keep",
+}
+"""Settings that change what a step costs and that are measured in a training run alone, with their usual values."""
+
+
 @dataclass(frozen=True)
 class AskedLayers:
     """One set of layers, as it was asked for."""
@@ -76,11 +85,17 @@ def _check_common(settings: PlacementSettings, common: Mapping[str, Any]) -> Non
             f"`--layers` holds `layers_path: {settings.layers_path}`, which is one for all that is measured. Give "
             "`--layers-path`."
         )
-    name = settings.cost_setting
-    if name is not None:
-        option = f"--{name.replace('_', '-')}"
+    for name, usual in NOT_MEASURED.items():
+        if getattr(settings, name) != usual:
+            raise SettingsError(
+                f"`--layers` holds `{name}: {getattr(settings, name)}`, which is not measured: every step is of the same layers, "
+                "with backpropagation ended at the lowest. Leave it out here; a training run's report has what it costs."
+            )
+    by_cost = settings.cost_setting
+    if by_cost is not None:
+        option = f"--{by_cost.replace('_', '-')}"
         raise SettingsError(
-            f"`--layers` asks for a `{name}`, which weighs predicted costs. Choose with `layercard plan {option} … -o "
+            f"`--layers` asks for a `{by_cost}`, which weighs predicted costs. Choose with `layercard plan {option} … -o "
             "placement.json`, and measure that file."
         )
 

@@ -8,7 +8,7 @@ is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,10 @@ from typing import Any, TypeAlias
 import click
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
+from layercard.cli.no_model import no_model
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.tasks import PICTURED, Purpose, purpose_of
 from layercard.errors import ModelError, SettingsError, one_of
@@ -28,6 +30,14 @@ from layercard.random_state import random_state
 
 Say: TypeAlias = Callable[[str], None]
 TRUST = "trust_remote_code"
+DAMAGED = (
+    "The file is damaged, cut short, or a pointer that Git LFS left. Download it again (`git lfs pull` in a clone, or "
+    "`hf download`)."
+)
+OTHER_SIZES = (
+    "other sizes than its config.json says. Give the config.json that they were saved with, or take out the weights that are "
+    "of another model."
+)
 WITHOUT_ITS_CODE: dict[str, Any] = {TRUST: False}
 
 
@@ -37,6 +47,8 @@ def load_config(name: str) -> Any:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if not path.exists() and looks_local:
         raise ModelError(f"The model {name} does not exist. Give a folder with a config.json, or a Hub id.")
+    if reason := no_model(path):
+        raise ModelError(reason)
     if path.is_dir() and not (path / "config.json").is_file():
         # older transformers guess a model from the folder's name
         raise ModelError(f"The folder {name} holds no config.json. Give a folder that holds a model, or a Hub id.")
@@ -106,17 +118,33 @@ def load_model(source: ModelSource, say: Say = lambda line: None) -> nn.Module:
             model, told = purpose.auto.from_pretrained(
                 _where(source.name), config=purpose.configured(config), output_loading_info=True, **options
             )
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # quantized weights need packages of their own
         raise _unsupported(source.name, error) from None
+    except SafetensorError as error:
+        raise ModelError(f"The weights of {source.name} cannot be read: {_first_line(error)} {DAMAGED}") from None
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise ModelError(f"The weights of {source.name} have {OTHER_SIZES}") from None
     except OSError as error:
         raise ModelError(
             f"The weights of {source.name} cannot be loaded: {_first_line(error)} Give a folder that holds them as safetensors, "
             f"or a Hub id.{_pickled(source.name)}"
         ) from None
+    _check_sizes(source.name, model, told)
     if told["missing_keys"] and purpose.labels is None:
         say(_new_weights(source.name, sorted(told["missing_keys"])))
     loaded: nn.Module = model if source.load_in_4bit else model.to(device)
     return loaded
+
+
+def _check_sizes(name: str, model: Any, told: Mapping[str, Any]) -> None:
+    """Only a head may be of another size than the saved one: elsewhere random weights would be scored."""
+    body = sorted(
+        str(key[0]) for key in told["mismatched_keys"] if str(key[0]).startswith(f"{model.base_model_prefix}.")
+    )
+    if body:
+        raise ModelError(f"The weights of {name} (`{body[0]}`) have {OTHER_SIZES}")
 
 
 @contextmanager

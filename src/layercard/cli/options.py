@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
@@ -32,6 +33,8 @@ PARTS = (
     "tokens",
 )  # fmt: skip
 """The parts that columns can play, as `layercard.data` has them."""
+SPLIT = "train"
+"""Which split of a dataset is read by default."""
 PROBE_SETTINGS = ("layers_path", "random_seed", "probe_examples", "probe_batch_size", "probe_rank")
 
 
@@ -175,7 +178,7 @@ def reading_options(function: Function) -> Function:
             metavar="PART=NAME",
             help=f"Which column plays which part: {one_of(PARTS)}.",
         ),
-        click.option("--split", default="train", show_default=True, help="Of a dataset on the Hub."),
+        click.option("--split", default=SPLIT, show_default=True, help="Of a dataset on the Hub."),
         click.option("--dataset-config", help="Of a dataset on the Hub that has several."),
     ):
         function = decorator(function)
@@ -211,6 +214,10 @@ def data_source(values: dict[str, Any]) -> DataSource:
             )
         columns[part] = name
     config, split, length = values["dataset_config"], values["split"], values["max_length"]
+    if split != SPLIT and values["dataset"] is not None and Path(values["dataset"]).expanduser().is_file():
+        raise click.UsageError(
+            f"`--split` is {split!r}, and {values['dataset']} is one file, which is read whole. Drop it."
+        )
     return DataSource(values["dataset"], config, split, columns, length)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from layercard.errors import DataError, SettingsError, nearest, one_of
-from layercard.records import Record
+from layercard.records import Record, is_table
 
 Task: TypeAlias = Literal[
     "causal",
@@ -127,6 +127,8 @@ def _advice(record: Mapping[str, object], task: Task) -> str:
     """Return what `--column` could say of these very columns, or what a dataset would have to have."""
     pairs = _familiar(record) if task == "causal" else {}
     pairs = pairs or _fitting(record, task)
+    if len(pairs) < 2 and (rows := [name for name, value in record.items() if is_table(value)]):
+        return f" Where `{rows[0]}` holds the rows, write that list alone into a file, or one of its objects a line."
     if pairs:
         return f" Say which column plays which part: `{' '.join(f'--column {p}={c}' for p, c in pairs.items())}`."
     return f" Give a dataset with {' and '.join(f'`{part}`' for part in _absent(record, task))}."
@@ -155,7 +157,11 @@ def _holds(record: Mapping[str, object], known: Mapping[str, str]) -> bool:
 def _fitting(record: Mapping[str, object], task: Task) -> dict[str, str]:
     """Return columns without a part for the parts that lack one, by what the first record holds; {} where too few fit."""
     free = {name: value for name, value in record.items() if name not in {p for form in FORMS[task] for p in form}}
-    talks = [name for name, value in free.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    talks = [
+        name
+        for name, value in free.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict) and not is_table(value)
+    ]
     if task == "causal" and talks:
         return {"messages": talks[0]}
     texts = [name for name, value in free.items() if isinstance(value, str)]

@@ -153,9 +153,12 @@ class PlacementSettings:
         given = {n: v for n, v in (*_lora_layers_values(lora_layers).items(), *values.items()) if v is not None}
         if isinstance(given.get("prefix_cache"), bool):  # YAML reads a bare `on` or `off` as true or false
             given["prefix_cache"] = "on" if given["prefix_cache"] else "off"
-        for name in ("cards", "control", "schedule"):
+        for name in ("cards", "control", "schedule", "checkpointing_above_entry"):
             if given.get(name) is False:
                 given[name] = "off"
+        for name in RATIOS:  # YAML 1.1 reads a bare 1e-2 as text
+            if isinstance(given.get(name), str) and EXPONENT.fullmatch(given[name]):
+                given[name] = float(given[name])
         if given.get("schedule") == "off":
             del given["schedule"]
         known = [f.name for f in fields(cls)]
@@ -199,6 +202,14 @@ class PlacementSettings:
         return self.strategy is None and self.indices is None and self.placement_path is None
 
 
+RATIOS = (
+    "fraction", "cumulative_threshold", "budget", "min_gain", "min_spearman", "probe_budget", "measure_budget",
+    "guard_budget", "quality_threshold",
+)  # fmt: skip
+EXPONENT = re.compile(r"[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]{1,2}")
+NOTHING = frozenset({"null", "none", "off", "false", "no", "true", "on", "yes"})
+
+
 def _lora_layers_values(value: Any) -> dict[str, Any]:
     if isinstance(value, bool) or value is None:
         raise SettingsError(
@@ -206,10 +217,7 @@ def _lora_layers_values(value: Any) -> dict[str, Any]:
             "placement.json, or a mapping of settings. Leave it out to train as without layercard."
         )
     if isinstance(value, int | float):
-        raise SettingsError(
-            f"`lora_layers` is the bare number {value!r}, which could mean one layer or so many layers. Write "
-            f"`[{value}]` for that layer, or `{{num_layers: {value}}}` for that many."
-        )
+        raise SettingsError(_bare_number(value))
     if isinstance(value, PlacementSettings):
         held = {f.name: getattr(value, f.name) for f in fields(value)}
         return held | _lora_layers_values(held["lora_layers"])  # a YAML parser may have put a list there
@@ -227,6 +235,23 @@ def _lora_layers_values(value: Any) -> dict[str, Any]:
     )
 
 
+def _bare_number(value: float) -> str:
+    found = f"`lora_layers` is the bare number {value!r}"
+    if isinstance(value, int) and value > 0:
+        return (
+            f"{found}, which could mean one layer or so many layers. Write `[{value}]` for that layer, or "
+            f"`{{num_layers: {value}}}` for that many."
+        )
+    if value == 0:
+        return f"{found}. Write `[0]` for the lowest layer alone."
+    if isinstance(value, float) and 0 < value <= 1:
+        return f"{found}. Write `{{fraction: {value}}}` for that share of the layers."
+    return (
+        f"{found}, and layers are whole numbers from 0 at the input. Write `[3, 7]` for those layers, `{{num_layers: 8}}` for so "
+        "many, or `{fraction: 0.5}` for a share."
+    )
+
+
 def _written_mapping(text: str) -> dict[str, Any]:
     """Read the mapping that a shell's flag holds, as YAML would."""
     import yaml
@@ -240,6 +265,9 @@ def _written_mapping(text: str) -> dict[str, Any]:
             f"`lora_layers` is {text!r}, which begins like a mapping and is none. Write it in quotes, with a space behind "
             "each colon: `'{strategy: high, fraction: 0.5}'`."
         )
+    names = [key.value for key, _ in yaml.compose(text, Loader=yaml.SafeLoader).value]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"`lora_layers` is {text!r}, which holds `{twice[0]}` twice. Give it once.")
     return {"lora_layers": "auto", **found}
 
 
@@ -258,9 +286,31 @@ def _spelled_out(settings: PlacementSettings) -> PlacementSettings:
         if settings.indices is not None and settings.indices != [int(part) for part in parts]:
             raise SettingsError(f"`lora_layers` is {text!r} and `indices` is {settings.indices}. Give one of them.")
         return replace(settings, lora_layers="indices", indices=[int(part) for part in parts])
+    if (advice := _no_name(text)) is not None:
+        raise SettingsError(f"`lora_layers` is {text!r}. {advice}")
     if settings.strategy not in (None, text):
         raise SettingsError(f"`lora_layers` is {text!r} and `strategy` is {settings.strategy!r}. Give one of them.")
     return replace(settings, lora_layers="strategy", strategy=text)
+
+
+def _no_name(text: str) -> str | None:
+    """Return what to write instead of a text that is no strategy's name, None where it may be one."""
+    if EXPONENT.fullmatch(text) or re.fullmatch(r"[-+]?[0-9]*\.[0-9]+", text):
+        return _bare_number(float(text)).partition(". ")[2] or "Write `{fraction: 0.5}` for a share of the layers."
+    if (found := re.fullmatch(r"([0-9]{1,6})\s*(?:-|:|\.\.|–)\s*([0-9]{1,6})", text)) is not None:
+        first, last = int(found[1]), int(found[2])
+        if last - first in range(1, 200):
+            layers = ", ".join(map(str, range(first, last + 1)))
+            return f"A range is not read, since its end could be meant or not. Name the layers: `[{layers}]`."
+    if re.fullmatch(r"[0-9]+(\s+[0-9]+)+", text):
+        return f"Separate layers by commas: `[{', '.join(text.split())}]`."
+    if text.lower() == "auto":
+        return "Did you mean `auto`?"
+    if text.lower() in NOTHING:
+        return "Leave it out to train as without layercard, or give `all` for every layer."
+    if re.match(r"\w+\s*[:=]\s*\S", text):
+        return "A mapping of settings stands in braces, with a space behind each colon: `'{strategy: last, num_layers: 2}'`."
+    return None
 
 
 def _is_integer(text: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layercard.errors import SettingsError
-from layercard.records import first_record, local_file
+from layercard.records import first_record, kind_of, local_file
 
 if TYPE_CHECKING:
     from trl import SFTConfig
@@ -58,8 +58,7 @@ def with_dataset_file(values: Sequence[Any]) -> tuple[Any, ...]:
     path = _given(script, mixture)
     if path is None:
         return tuple(values)
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    entry = DatasetConfig(path=BUILDERS[kind], data_files=glob.escape(str(path)))
+    entry = DatasetConfig(path=BUILDERS[kind_of(path)], data_files=glob.escape(str(path)))
     changed = {
         id(script): replace(script, dataset_name=None),
         id(mixture): replace(mixture, datasets=[entry], streaming=script.dataset_streaming or mixture.streaming),
