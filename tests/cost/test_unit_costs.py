@@ -1,10 +1,15 @@
-"""Measured unit costs: of the right order on real models, which are left as they were."""
+"""Unit costs: measured ones of the right order on real models, which are left as they were; estimated ones as measured."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from layercard.anatomy.layers import find_layers
-from layercard.cost.unit_costs import measure_unit_costs
+from layercard.cost.predict import UnitCosts, predict_step
+from layercard.cost.unit_costs import estimate_unit_costs, measure_unit_costs
 from tiny import ENCODERS, FAMILIES, collate, tiny_examples, tiny_model
 
 TARGETS = {
@@ -35,3 +40,35 @@ def test_every_family_can_be_measured_and_is_left_as_it_was(family):
     for (name, trainable, gradient, value), (same, now) in zip(before, model.named_parameters(), strict=True):
         assert (name, trainable, gradient) == (same, now.requires_grad, now.grad)
         assert torch.equal(value, now)
+
+
+MEASURED = Path(__file__).parents[2] / "benchmarks/results/unit_costs.json"
+
+
+def estimated(width: int) -> UnitCosts:
+    config = LlamaConfig(hidden_size=width, intermediate_size=3 * width, num_hidden_layers=2, num_attention_heads=4)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    return estimate_unit_costs(model, find_layers(model))
+
+
+@pytest.mark.parametrize("width", [1024, 2048, 4096])
+@pytest.mark.parametrize("part", ["adapter_forward", "adapter_backward"])
+def test_adapters_are_estimated_by_the_width_as_they_were_measured(width, part):
+    line = json.loads(MEASURED.read_text())["results"]["fits"][part]
+    fitted = line["at infinite width"] + line["times 1 / width"] / width
+    assert getattr(estimated(width), part) == pytest.approx(fitted, abs=0.01)
+
+
+def test_narrow_layers_keep_the_cost_that_was_measured_in_small_models():
+    narrow, default = estimated(64), UnitCosts()
+    assert (narrow.adapter_forward, narrow.adapter_backward) == (default.adapter_forward, default.adapter_backward)
+
+
+def test_evenly_spaced_layers_gain_less_in_wider_models_than_the_top_ones():
+    def speedup(width, layers):
+        return predict_step(32, layers, checkpointing=True, units=estimated(width)).speedup
+
+    spaced, top = range(0, 32, 3), range(21, 32)
+    assert speedup(4096, spaced) < speedup(576, spaced)
+    assert speedup(4096, top) / speedup(4096, spaced) > speedup(576, top) / speedup(576, spaced)

@@ -16,12 +16,12 @@ for adapters, the others are the same in both. Not for truth but for choosing: a
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
 class UnitCosts:
-    """Costs in forward passes of one bare layer. Defaults were fitted to CPU step times of 24 and 30 layers.
+    """Costs in forward passes of one bare layer. Defaults were fitted to CPU step times of 24 and 30 narrow layers.
 
     With them the last 5 of 30 layers under checkpointing come out 1.3 times as fast as all-layer LoRA, 2.7 times with
     the gradient entry moved and 5.6 times with the prefix cached too; 1.25–1.31, 2.9–3.0 and 5.5 were measured.
@@ -36,10 +36,21 @@ class UnitCosts:
     head_backward: float = 1.0
 
     @classmethod
-    def with_head(cls, head_parameters: int, layer_parameters: int) -> UnitCosts:
-        """Return defaults with a head as costly as its parameters are many beside those of one layer."""
+    def with_head(cls, head_parameters: int, layer_parameters: int, width: int | None = None) -> UnitCosts:
+        """Return defaults with a head as costly as its parameters are many beside those of one layer.
+
+        With a `width` of hidden states adapters cost what was measured at widths of 576 to 4,096, in bf16 on a CPU
+        (`benchmarks/unit_costs`), and no more than the default: theirs grows with the width, a layer's with its square.
+        """
         head = head_parameters / layer_parameters
-        return cls(head_forward=head, head_backward=head)
+        units = cls(head_forward=head, head_backward=head)
+        if width is None:
+            return units
+        return replace(
+            units,
+            adapter_forward=min(units.adapter_forward, 0.07 + 180 / width),
+            adapter_backward=min(units.adapter_backward, 0.08 + 255 / width),
+        )
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,22 @@ def measure_unit_costs(
 
 
 def estimate_unit_costs(model: Any, stack: LayerStack) -> UnitCosts:
-    """Return default unit costs with a head as costly as its parameters are many beside a layer's, adapters left out.
+    """Return default unit costs, with a head by its parameters beside a layer's and adapters by the width of hidden states.
 
-    The model, a transformers or PEFT one, may be on the meta device or quantized; another has no head that is known.
+    The model, a transformers or PEFT one, may be on the meta device or quantized; another has no head and no width that
+    are known.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     in_head = 0 if head is None else _weights(head)
-    return UnitCosts.with_head(in_head, max(1, sum(map(_weights, stack.layers)) // len(stack)))
+    return UnitCosts.with_head(in_head, max(1, sum(map(_weights, stack.layers)) // len(stack)), _width(model))
+
+
+def _width(model: Any) -> int | None:
+    """What the configuration says that hidden states are wide, None where there is none or several."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    width = getattr(text, "hidden_size", None)
+    return width if isinstance(width, int) and width > 0 else None
 
 
 def _weights(module: nn.Module) -> int:

@@ -135,7 +135,7 @@ class InsideTraining(TrainerCallback):
             prefix_cache=begun.prefix.to_dict(),
             identity=identity_at_start(run.identity, run.host.trainer) | {"started": started},
             scores=run.scores or {},
-            prediction=predicted(run, begun.entries, run.units),
+            prediction=predicted(run, begun.entries),
             schedule=None if begun.rising is None else begun.rising.to_list,
         )
         self._micro_batches = 0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from layercard.anatomy.gradient_entry import CheckpointingAbove
     from layercard.anatomy.layers import LayerStack
-    from layercard.cost.predict import StepPrediction, UnitCosts
+    from layercard.cost.predict import StepPrediction
     from layercard.pipeline.placed_run import PlacedRun
     from layercard.placement.placement import LayerPlacement
     from layercard.settings import PlacementSettings
@@ -61,12 +61,9 @@ class EntryChoice:
         return {"layer": self._layer, "moved": True, "checkpointing_above": self._above, "why": self._why}
 
 
-def predicted(run: PlacedRun, entries: EntryChoice, units: UnitCosts | None = None) -> StepPrediction:
-    """Return the predicted placed step beside the all-layer one, as this run trains.
-
-    By `units` where given, such as those that `place` timed and announced with, else by the standard ones.
-    """
+def predicted(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
+    """Return the predicted placed step beside the all-layer one, as this run trains, by the run's unit costs."""
     model, args = run.host.model, run.host.trainer.args
     if run.settings.schedule is not None:
-        return predicted_schedule(model, run.stack, run.placement, run.settings, args, units)[0]
-    return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle, units)
+        return predicted_schedule(model, run.stack, run.placement, run.settings, args, run.units)[0]
+    return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle, run.units)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
 from layercard.cost.planned import PlannedSteps
-from layercard.cost.predict import UnitCosts
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.before.losses import why_not_judged
 from layercard.pipeline.during.entry import predicted
@@ -97,7 +96,7 @@ def planned_steps(trainer: Any, state: Any) -> PlannedSteps:
 
 def trial_costs(run: PlacedRun, entries: EntryChoice) -> TrialCosts:
     """Return what the parts of a trial are predicted to cost in this run."""
-    trainer, units = run.host.trainer, UnitCosts()
+    trainer, units = run.host.trainer, run.units
     prediction = predicted(run, entries)
     depth = run.placement.num_layers
     forward = depth * (units.layer_forward + units.adapter_forward) + units.head_forward
