@@ -77,6 +77,13 @@ def spearman_bound(count: int, level: float = 0.05) -> float | None:
     return t / math.sqrt(count - 2 + t * t)
 
 
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of two values or more and the ends of Student's interval around it."""
+    mean, count = float(np.mean(values)), len(values)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
+    return mean, mean - half, mean + half
+
+
 def predicted(importance: Sequence[float], layers: Sequence[int], *, total: bool) -> float:
     """Return what a score predicts for a set of layers: the sum of importance, or its mean."""
     values = [importance[layer] for layer in layers]

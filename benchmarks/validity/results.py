@@ -7,11 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from validity.judging import Curve, mean_curve, predicted, regrets, spearman, time_ratio, times
+from validity.judging import Curve, mean_curve, mean_interval, predicted, regrets, spearman, time_ratio, times
 
 ALL_LAYER = "all-layer"
+CHANCE = ("random 0", "random 1")
+"""Sets of a third of the layers, drawn by chance."""
 NEW_EXAMPLES = "new_examples"
 """The folder, below a pair's, of runs that see no example twice."""
 EVERY_STEP = [{"at": 0, "seen": 1.0, "checked": 1.0, "cached": 1.0}]
@@ -181,6 +184,37 @@ def rows(pair: PairResults, seeds: Sequence[int], *, checkpointed: bool = False)
             }
         )
     return out
+
+
+def against_chance(pairs: Mapping[str, tuple[PairResults, Sequence[int]]]) -> list[dict[str, Any]]:
+    """Return, an arm a row, how much more of all-layer LoRA's gain it kept at equal steps than sets drawn by chance did.
+
+    A pair's difference is the mean over its seeds, of each to the mean of chance's draws from the same seed; the interval is
+    Student's over pairs, which differ in data and model and so are what could be drawn anew. Only arms of every pair.
+    """
+    kept = {name: _kept_by_seed(pair, seeds) for name, (pair, seeds) in pairs.items()}
+    everywhere = set.intersection(*(set(by_arm) for by_arm in kept.values())) if kept else set()
+    out = []
+    for arm in sorted(everywhere) if set(CHANCE) <= everywhere else ():
+        ahead = [_ahead_of_chance(by_arm, arm) for by_arm in kept.values()]
+        every = [share for by_arm in kept.values() for share in by_arm[arm].values()]
+        mean, low, high = mean_interval(ahead)
+        out.append(
+            {"arm": arm, "mean": fmean(every), "lowest": min(every), "ahead": mean, "low": low, "high": high}
+            | {"pairs_ahead": sum(difference > 0 for difference in ahead), "pairs": len(ahead)}
+        )
+    return sorted(out, key=lambda row: -row["ahead"])
+
+
+def _kept_by_seed(pair: PairResults, seeds: Sequence[int]) -> dict[str, dict[int, float]]:
+    """What each arm of all `seeds` kept, seed by seed."""
+    by_seed = {seed: {row["arm"]: row["kept"] for row in rows(pair, [seed])} for seed in seeds}
+    arms = set.intersection(*(set(found) for found in by_seed.values())) if by_seed else set()
+    return {arm: {seed: found[arm] for seed, found in by_seed.items()} for arm in arms}
+
+
+def _ahead_of_chance(kept: Mapping[str, Mapping[int, float]], arm: str) -> float:
+    return fmean(share - fmean(kept[draw][seed] for draw in CHANCE) for seed, share in kept[arm].items())
 
 
 def size(key: Mapping[str, Any]) -> int | None:

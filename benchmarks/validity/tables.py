@@ -1,6 +1,7 @@
 """Renders kept results as the Markdown of `benchmarks/README.md`; needs no model and no data.
 
-    python benchmarks/validity/tables.py [--results FOLDER] [--seeds 0] [--overview] [--checkpointed] [--new-examples]
+    python benchmarks/validity/tables.py [--results FOLDER] [--seeds 0] [--overview] [--checkpointed] [--chance]
+        [--new-examples]
 
 A selector stands in a pair's table once its runs of all the seeds are there; without `--seeds`, of those that all-layer
 LoRA was trained from. `--overview` is one table of all pairs instead of one a pair.
@@ -17,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from validity.judging import spearman_bound
-from validity.results import ALL_LAYER, PairResults, correlations, read, regret_at_equal_size, rows
+from validity.results import ALL_LAYER, PairResults, against_chance, correlations, read, regret_at_equal_size, rows
 
 RESULTS = Path(__file__).parents[1] / "results" / "validity"
 
@@ -74,6 +75,18 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return f"{_or(row['step_time'], '{:.2f}')}; {kept}; {_or(row['time_to_all_layer'], '{:.2f}', '–')}"
 
 
+def chance_table(pairs: Mapping[str, tuple[PairResults, Sequence[int]]]) -> str:
+    """Return how far each arm is ahead of sets drawn by chance, at equal steps, in points of percent kept."""
+    lines = ["| arm | kept: mean | lowest | ahead of chance, points | on pairs |", "|---" * 5 + "|"]
+    for row in against_chance(pairs):
+        ahead, low, high = (f"{100 * row[part]:+.1f}" for part in ("ahead", "low", "high"))
+        pairs_ahead = f"{row['pairs_ahead']} of {row['pairs']}"
+        lines.append(
+            f"| {row['arm']} | {row['mean']:.1%} | {row['lowest']:.0%} | {ahead} [{low}, {high}] | {pairs_ahead} |"
+        )
+    return "\n".join(lines)
+
+
 def correlation_table(pairs: Mapping[str, tuple[PairResults, Sequence[int]]]) -> str:
     """Return Spearman's ρ of predicted and achieved: one row a scorer, one column a pair."""
     found = {name: correlations(pair, seeds) for name, (pair, seeds) in pairs.items()}
@@ -110,12 +123,16 @@ def main() -> None:
     parser.add_argument(
         "--checkpointed", action="store_true", help="the overview on the clock of gradient checkpointing"
     )
+    parser.add_argument("--chance", action="store_true", help="each arm against sets drawn by chance")
     parser.add_argument("--new-examples", action="store_true", help="of the runs that see no example twice")
     args = parser.parse_args()
     pairs: dict[str, tuple[PairResults, Sequence[int]]] = {}
     for folder in sorted(path for path in args.results.iterdir() if path.is_dir()):
         pair = read(args.results, folder.name, new_examples=args.new_examples)
         pairs[pair.name] = pair, args.seeds or pair.seeds
+    if args.chance:
+        sys.stdout.write(chance_table(pairs) + "\n")
+        return
     if args.overview or args.checkpointed:
         sys.stdout.write(overview(pairs, checkpointed=args.checkpointed) + "\n")
         return

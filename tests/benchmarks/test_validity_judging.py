@@ -102,6 +102,42 @@ def test_the_best_has_no_regret_and_a_loss_as_before_has_all(losses: list[float]
     assert [found[name] for name in order] == sorted(found.values())
 
 
+@given(st.lists(st.integers(-50, 50).map(float), min_size=2, max_size=9).filter(lambda values: len(set(values)) > 1))
+def test_an_interval_is_that_of_students_test(values: list[float]) -> None:
+    mean, low, high = judging.mean_interval(values)
+    theirs = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((float(np.mean(values)), theirs.low, theirs.high), abs=1e-9)
+
+
+def pair_of(name: str, losses: dict[str, dict[int, float]]) -> results.PairResults:
+    """A pair that trained one step from a loss of 2, where all-layer LoRA ended at 1: an arm that ends at 1.25 kept 75%."""
+    keys = {arm: {"layers": [number]} for number, arm in enumerate(losses)} | {
+        "all-layer": {"layers": [0, 1, 2, 3, 4, 5, 6]}
+    }
+    ends = losses | {"all-layer": dict.fromkeys(next(iter(losses.values())), 1.0)}
+    runs = {
+        results.key_text(keys[arm]): {
+            seed: {"points": [{"step": 1, "units": 1.0, "loss": end}]} for seed, end in of.items()
+        }
+        for arm, of in ends.items()
+    }
+    choices = {"depth": 7, "loss_before": 2.0, "selectors": keys, "scores": {}}
+    return results.PairResults(name, choices, runs, steps=1)
+
+
+def test_an_arm_is_compared_with_the_draws_of_chance_from_the_same_seed_and_pairs_count_alike() -> None:
+    chance = {"random 0": {0: 1.2, 1: 1.4}, "random 1": {0: 1.4, 1: 1.6}}  # 70% and 50% kept, on both pairs
+    first = pair_of("first", chance | {"some": {0: 1.1, 1: 1.5}, "once": {0: 1.0, 1: 1.0}})  # 90% and 50%
+    second = pair_of("second", chance | {"some": {0: 1.2, 1: 1.4}})  # 80% and 60%
+    found = {row["arm"]: row for row in results.against_chance({"first": (first, [0, 1]), "second": (second, [0, 1])})}
+    assert set(found) == {"all-layer", "some", "random 0", "random 1"}
+    some = found["some"]
+    assert (some["mean"], some["lowest"], some["ahead"]) == pytest.approx((0.70, 0.50, 0.10))
+    assert (some["pairs_ahead"], some["pairs"]) == (2, 2)
+    assert some["low"] == pytest.approx(some["high"]) == pytest.approx(0.10)  # both pairs say the same
+    assert found["random 0"]["ahead"] == pytest.approx(0.10) == pytest.approx(-found["random 1"]["ahead"])
+
+
 def test_what_a_score_predicts_is_a_sum_or_a_mean() -> None:
     assert judging.predicted([1.0, 2.0, 4.0], [0, 2], total=True) == 5.0
     assert judging.predicted([1.0, 2.0, 4.0], [0, 2], total=False) == 2.5
