@@ -92,7 +92,8 @@ class Passes:
         if documents == 0:
             raise NothingToLearnError(
                 "Every label of every probe example is masked (-100), so there is no loss to probe. Check the labels: a "
-                "prompt longer than `max_length` leaves no completion, and a chat template may mark no assistant turn."
+                "prompt longer than `max_length` (Axolotl: `sequence_len`) leaves no completion, and a chat template may mark no assistant "
+                "turn."
             )
         if documents < fewest:
             raise TooFewExamplesError(
@@ -173,12 +174,12 @@ class Passes:
             raise ProbeError(
                 f"A batch of {documents.rows} rows of {documents.width} tokens does not fit in the memory of {self.device}, and "
                 "a sharded model cannot run it in parts on one rank alone. Probe smaller batches (`probe_batch_size`), turn on "
-                "gradient checkpointing, or shorten the examples (`max_length`)."
+                "gradient checkpointing, or shorten the examples (`max_length`; Axolotl: `sequence_len`)."
             )
         if alone:
             raise ProbeError(
                 f"One example of {documents.width} tokens does not fit in the memory of {self.device}. Turn on gradient "
-                "checkpointing, load the base model in 4-bit, or shorten the examples (`max_length`)."
+                "checkpointing, load the base model in 4-bit, or shorten the examples (`max_length`; Axolotl: `sequence_len`)."
             )
         if documents.rows > 1:
             return [(half, False) for half in halves(batch, documents)]

@@ -47,8 +47,8 @@ def refuse_nothing_to_learn(host: Host) -> None:
         seen = rows
     raise NothingToLearnError(
         f"None of {seen} training examples has a label that is not masked (-100), so training would learn nothing. Check the "
-        "labels: a prompt as long as `max_length` leaves no completion, and a chat template without generation marks labels "
-        "no assistant turn."
+        "labels: a prompt as long as `max_length` (Axolotl: `sequence_len`) leaves no completion, and a chat template without "
+        "generation marks labels no assistant turn."
     )
 
 
