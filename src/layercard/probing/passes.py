@@ -92,8 +92,8 @@ class Passes:
         if documents == 0:
             raise NothingToLearnError(
                 "Every label of every probe example is masked (-100), so there is no loss to probe. Check the labels: a "
-                "prompt longer than `max_length` (Axolotl: `sequence_len`) leaves no completion, and a chat template may mark no assistant "
-                "turn."
+                "prompt longer than `max_length` (Axolotl: `sequence_len`) leaves no completion, and a chat template may mark no "
+                "assistant turn."
             )
         if documents < fewest:
             raise TooFewExamplesError(
