@@ -66,9 +66,10 @@ def summed(report: Any, micro_batches: int) -> float:
 
 def test_an_accumulation_that_the_epoch_cuts_short_counts_what_it_ran(tmp_path: Path) -> None:
     trainer = make_trainer(
-        tmp_path, kind=Counted, max_steps=-1, num_train_epochs=20, per_device_train_batch_size=8,
+        tmp_path, kind=Counted, max_steps=-1, num_train_epochs=400, per_device_train_batch_size=8,
         gradient_accumulation_steps=64,
     )  # fmt: skip
+    trainer.add_callback(StopAfter(20))
     report = layercard.place(trainer, lora_layers=[2, 3], **MEASURED)
     train(trainer)
     report = report.report
@@ -106,7 +107,7 @@ def test_a_run_that_stops_early_saved_what_it_ran(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_step_saved_nothing(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, max_steps=60, per_device_train_batch_size=64, dataloader_drop_last=True)
+    trainer = make_trainer(tmp_path, max_steps=LONG, per_device_train_batch_size=64, dataloader_drop_last=True)
     run = layercard.place(trainer, lora_layers=[2, 3], **MEASURED)
     train(trainer)
     report = run.report
