@@ -6,6 +6,7 @@ made by then, are made anew, and placement.json is written again.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from layercard.pipeline.during.trial_choice import (
     earlier_forgetting,
     every_layer,
     planned_steps,
+    schedule_not_given,
 )
 from layercard.pipeline.during.variants import PLACED, entering, out_of_memory, why_not_timed
 from layercard.quality.verdict import completed, meaning, unknown
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from layercard.pipeline.during.trial import Trial
     from layercard.pipeline.placed_run import PlacedRun
     from layercard.quality.verdict import Verdict
+
+log = logging.getLogger("layercard")
 
 UNTRIED = "The placement was widened, and the guard's budget holds no second trial."
 CHANGED = "The guard changed the placement when training began, after its steps were timed, and the budget is used up."
@@ -65,6 +69,9 @@ def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
     if run.control is not None:
         fresh = run.begun_before is None and state.global_step == 0
         run.control.begin(None if fresh else earlier_forgetting(run), fresh=fresh)
+    lacking = schedule_not_given(run) if state.global_step > 0 else None
+    if lacking is not None and run.host.trainer.is_world_process_zero():
+        log.warning("%s", lacking)
     with ExitStack() as held:
         rising = rising_of(run, state.global_step, state.max_steps)
         if rising is not None:
