@@ -102,7 +102,7 @@ def _scheduled(run: PlacedRun, state: Any, undo: ExitStack, rising: Rising, step
         reaction = "warned" if lost else "none"
         left = min(left, max(run.settings.guard_budget, left) - trial.plan.units / steps)
     measured = partial(measure_phases, run.host, run.narrowing, rising)
-    measurement = _measurement(run, entries, steps, measured, budget=max(0.0, left))
+    measurement = _measurement(run, entries, steps, measured, budget=max(0.0, left), rests=rising.rests)
     prefix = rising.enter(undo)
     return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction), rising)
 
@@ -209,11 +209,12 @@ def _measurement(
     tried: bool = False,
     budget: float | None = None,
     used_up: str | None = None,
+    rests: bool = False,
 ) -> Measurement:
     """Measure, or say why not; trainable parameters are counted in any case.
 
     Parameters: `measured` times within an allowance, `tried` says that a trial's own steps are timed, `budget` is what an
-    earlier trial has left of it, and `used_up` the reason where that is too little.
+    earlier trial has left of it, `used_up` the reason where that is too little, and `rests` says that layers stop learning.
     """
     settings = run.settings
     speedup = predicted(run, entries).speedup
@@ -222,7 +223,7 @@ def _measurement(
         return _without_baseline(run)
     if not settings.measure:
         reason: str | None = "`measure` is off."
-    elif run.settings.schedule is None and run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
+    elif not rests and run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
         reason = f"{every_layer(run.placement)} is adapted, so placed and all-layer steps are the same."
     else:
         reason = why_not_timed(run.host.trainer) or (None if tried else allowance.too_short())
