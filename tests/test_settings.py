@@ -300,3 +300,13 @@ def test_no_name_is_one_of_trls_own() -> None:
 
     for kind in (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig):
         assert not {field.name for field in dataclasses.fields(kind)} & set(NAMES), kind.__name__
+
+
+def test_rises_are_read_as_a_list_too_which_a_shell_s_mapping_needs():
+    listed = PlacementSettings.from_user("{schedule: [0.25:0.33, 0.5:0.67]}")
+    assert listed == PlacementSettings.from_user("auto", schedule="0.25:0.33, 0.5:0.67")
+    with pytest.raises(SettingsError, match=r"A value that holds commas stands in brackets: `'\{schedule: \["):
+        PlacementSettings.from_user("{schedule: 0.25:0.33, 0.5:0.67}")
+    for wrong in ([], [0.25], ["0.5:0.67", "0.25:0.33"]):
+        with pytest.raises(SettingsError, match="`schedule` is"):
+            PlacementSettings.from_user("auto", schedule=wrong)

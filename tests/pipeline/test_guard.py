@@ -171,6 +171,10 @@ def test_runs_that_cannot_be_tried_say_why(tmp_path):
     few = guarded_trainer(tmp_path, held_out=False)
     few.train_dataset = Rows(few.train_dataset.rows[:20])
     assert "5 held-out examples (training set)" in _reason(few)
+    given = guarded_trainer(tmp_path)
+    given.eval_dataset = Rows(given.eval_dataset.rows[:1])
+    assert "There is 1 held-out example (eval_dataset)" in (reason := _reason(given))
+    assert "give the trainer" not in reason, "it has one"
     assert "too short to try" in _reason(guarded_trainer(tmp_path, max_steps=10), guard_budget=0.03)
     assert "guard` is off" in _reason(guarded_trainer(tmp_path), guard=False)
     assert "did not lower" in _reason(guarded_trainer(tmp_path, learning_rate=0.0))

@@ -152,9 +152,10 @@ def test_trials_that_cannot_hold_the_schedule_say_why(tmp_path):
 def test_a_schedule_without_a_rise_is_what_its_layers_are(tmp_path):
     """A warm-up as long as the run leaves no rise: every layer is all-layer LoRA, and a part of them is tried as ever."""
     trainer = guarded_trainer(tmp_path / "every", warmup_steps=400)
-    run = placed(trainer, EVERY, schedule="rising", **LONG)
+    run = placed(trainer, EVERY, schedule="rising", **(LONG | {"measure": True, "measure_budget": 0.5}))
     train(trainer)
     assert (run.report.quality["kind"], run.report.quality["share_kept"]) == ("predicted", 1.0)
+    assert "placed and all-layer steps are the same" in run.report.unavailable["step_speedup"]
     trainer = guarded_trainer(tmp_path / "part", warmup_steps=400)
     run = placed(trainer, (2, 3), schedule="rising", **LONG)
     train(trainer)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+from dataclasses import replace
 
 import pytest
 from peft import PeftModel
@@ -10,8 +12,13 @@ from transformers.trainer_utils import IntervalStrategy
 
 from layercard import place
 from layercard.anatomy.layers import find_layers
+from layercard.cost.phased import PhaseCost, seconds_of
+from layercard.cost.planned import PlannedSteps
 from layercard.errors import HostError, SettingsError
+from layercard.pipeline.during import beginning
+from layercard.pipeline.during.phase_timing import measure_phases
 from layercard.report.files import load_report
+from layercard.report.page.render import html
 from tiny import tiny_examples, tiny_model
 from trainers import FreezeBelow, Rows, StopAfter, equal, logs, long_trainer, make_trainer, train, trained
 
@@ -301,3 +308,86 @@ def test_a_resumed_run_may_have_another_schedule_or_none(tmp_path):
         run = place(again, lora_layers="all", schedule=schedule)
         train(again, resume_from_checkpoint=checkpoint)
         assert [p["layers"] for p in run.report.schedule] == expected
+
+
+def test_a_run_resumed_after_the_last_rise_is_not_called_all_layer_lora(tmp_path, caplog):
+    changes = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(tmp_path, **changes)
+    place(trainer, schedule=SCHEDULE, guard_budget=0.5)
+    train(trainer)
+    checkpoint = str(tmp_path / "checkpoint-6")
+    resumed = make_trainer(tmp_path, resume_from_checkpoint=checkpoint, **changes)
+    run = place(resumed, schedule=SCHEDULE, guard_budget=0.5)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    report = run.report
+    assert [(p["begins"], p["layers"]) for p in report.schedule] == [(4, [3])]
+    assert report.quality["share_kept"] is None and report.quality["kind"] == "unknown"
+    assert report.verdict["quality"]["kind"] == "unproven"
+    assert report.verdict["speed"]["kind"] == "not measured"
+    assert report.predicted["step_speedup"] > 1.5, "that of the steps that are left"
+    assert "without `schedule`" not in caplog.text
+    without = make_trainer(tmp_path, resume_from_checkpoint=checkpoint, **changes)
+    place(without, lora_layers="all", guard=False)
+    with caplog.at_level(logging.WARNING, "layercard"):
+        without.train(resume_from_checkpoint=checkpoint)
+    assert "This run was resumed without `schedule`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "said"),
+    [
+        (0, None),
+        (2, None),
+        (6, "Warm-up takes 75% of the steps, and no layer stops learning before it ends."),
+        (8, "The schedule does nothing in this run: 8 of its 8 optimizer steps are warm-up"),
+    ],
+)
+def test_a_warm_up_that_puts_rises_off_is_said_and_counted_in_the_prediction(tmp_path, capsys, warm_up, said):
+    trainer = make_trainer(tmp_path, max_steps=STEPS, warmup_steps=warm_up)
+    run = place(trainer, schedule="rising", guard=False, measure=False)
+    told = capsys.readouterr().err
+    assert ("arm-up" in told) == (said is not None) and (said or "") in told
+    train(trainer)
+    resting = sum(p["ends"] - p["begins"] for p in run.report.schedule if p["layers"] == [2, 3]) / STEPS
+    assert resting == 1 - max(0.25, warm_up / STEPS)
+    predicted = run.report.predicted["step_speedup"]
+    if resting == 0:
+        assert predicted == 1.0 and "Predicted" not in told
+    else:
+        whole = make_trainer(tmp_path / "whole", max_steps=STEPS)
+        whole = place(whole, schedule="0.001:0.5", guard=False, measure=False)  # from the second step on
+        train(whole.host.trainer)
+        saved = 1 - 1 / whole.report.predicted["step_speedup"]
+        assert 1 - 1 / predicted == pytest.approx(saved * resting / (1 - 1 / STEPS))
+
+
+def test_a_run_too_short_for_its_rises_says_so(tmp_path, capsys):
+    place(make_trainer(tmp_path, max_steps=1), schedule="rising", guard=False)
+    assert "The schedule does nothing in this run: it has 1 optimizer step, and none is left" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_before_a_rise_has_saved_nothing(tmp_path, monkeypatch):
+    """With steps of 1 s, and of half a second after the rise, in place of what a clock says."""
+    found = []
+
+    def measured(*args):
+        found.append(measure_phases(*args))
+        baseline, placed = (
+            replace(cost, step_seconds=s) for cost, s in ((found[0].baseline, 1.0), (found[0].placed, 0.75))
+        )
+        return replace(found[0], baseline=baseline, placed=placed, phases=[PhaseCost(1500, 1.0), PhaseCost(3000, 0.5)])
+
+    monkeypatch.setattr(beginning, "measure_phases", measured)
+    trainer = long_trainer(tmp_path, stop_after=6)
+    run = place(trainer, schedule="0.5:0.5", guard=False, measure_budget=0.5)
+    train(trainer)
+    whole = PlannedSteps(0, trainer.args.max_steps, 1)
+    assert seconds_of(found[0].phases, whole) == pytest.approx(found[0].placed.step_seconds), (
+        "phases add up to a mean step"
+    )
+    report, spent = run.report, run.report.probe_seconds + run.report.overhead_seconds
+    assert report.seconds_saved == pytest.approx(-spent)
+    assert report.end_to_end_speedup == pytest.approx(6 / (6 + spent))
+    assert report.break_even_steps == 1500 + math.ceil(spent / 0.5)
+    assert "The run ended after step 6 of 3,000." in report.verdict["notes"][0]
+    assert report.unexplained() == [] and html(report)

@@ -54,6 +54,16 @@ def test_a_run_gives_its_step_speedup_and_the_share_that_it_loses():
     assert unknown.evidence == "unproven"
 
 
+def test_a_schedule_is_told_from_all_layers_by_the_layers_that_learn_at_the_end():
+    every = tuple(range(30))
+    same = {"gradient_entry": {"moved": False}, "observed_step_seconds": None}
+    parts = ((0, 100, every), (100, 400, every[15:]))
+    phases = [{"begins": begins, "ends": ends, "layers": layers, **same} for begins, ends, layers in parts]
+    row = of_report("rising", full_report(layers=every, schedule=phases))
+    assert row.layers == "layers 0–29 of 0–29, at the end layers 15–29 of 0–29"
+    assert of_report("all", full_report(layers=every, schedule=phases[:1])).layers == "layers 0–29 of 0–29"
+
+
 def test_there_is_no_ratio_where_nothing_was_lost():
     assert tradeoff("a", "b", 1.5, 1.0, of="x", evidence="measured").ratio is None
     assert tradeoff("a", "b", 1.5, 1.1, of="x", evidence="measured").ratio is None

@@ -23,8 +23,8 @@ from layercard.pipeline.before.earlier import all_adapters_back, remember, same_
 from layercard.pipeline.before.looking import RunToPlace, locate_layers
 from layercard.pipeline.before.losses import refuse_nothing_to_learn
 from layercard.pipeline.before.other_parts import Trainables, decided, towers_to_shed
-from layercard.pipeline.before.outlook import Outlook
-from layercard.pipeline.before.probe_budget import not_earned_back
+from layercard.pipeline.before.outlook import Outlook, put_off
+from layercard.pipeline.before.probe_budget import not_earned_back, planned_updates
 from layercard.pipeline.before.resume import (
     NAME,
     checkpoint_folder,
@@ -115,8 +115,9 @@ def _placed(
             placement.save(host.output_dir / NAME)
         remember(host.model, narrowing)
         undo.pop_all()
-    outlook = Outlook.of(host.model, stack, placement, wanted, trainer.args, run.units)
-    notes = (*chosen.notes, *_told(run, outlook, replaced))
+    steps = planned_updates(trainer)
+    outlook = Outlook.of(host.model, stack, placement, wanted, trainer.args, run.units, steps)
+    notes = (*chosen.notes, *_told(run, outlook, replaced, put_off(placement, wanted, trainer.args, steps)))
     if trainer.is_world_process_zero():
         announce(
             placement,
@@ -132,11 +133,12 @@ def _placed(
     return run
 
 
-def _told(run: PlacedRun, outlook: Outlook, replaced: str | None) -> list[str]:
-    """What a person should know of a run that was placed: a file that was replaced, a slow dtype, a run that is too short."""
+def _told(run: PlacedRun, outlook: Outlook, replaced: str | None, later: str | None) -> list[str]:
+    """What a person should know of a run that was placed: a schedule that is put off (`later`), a file that was `replaced`, a
+    slow dtype, a run that is too short."""
     trainer, statistics = run.host.trainer, run.statistics
     steps = trainer.args.max_steps * trainer.args.gradient_accumulation_steps
-    lines = [replaced, slow_here(run.host)]
+    lines = [later, replaced, slow_here(run.host)]
     if (not run.placement.is_all or run.settings.schedule is not None) and steps > 0:
         probed = 0.0 if statistics is None else statistics.examples / trainer.args.per_device_train_batch_size
         shares = max(run.settings.measure_budget * run.settings.measure, run.settings.guard_budget * run.settings.guard)

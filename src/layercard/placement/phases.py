@@ -62,7 +62,14 @@ def compressed(planned: Sequence[Phase], steps: int) -> tuple[int, ...] | None:
 
 def shares(placement: LayerPlacement, rises: Sequence[Rise]) -> list[tuple[float, LayerPlacement]]:
     """Return the phases of a run whose steps are not known yet: the share of its steps, and the layers that learn."""
-    return [(phase.steps / FINELY, phase.placement) for phase in phases(placement, rises, FINELY)]
+    return [(share, phase.placement) for share, phase in left(phases(placement, rises, FINELY), 0)]
+
+
+def left(planned: Sequence[Phase], step: int) -> list[tuple[float, Phase]]:
+    """Return the phases of a run that begins at `step`, each with its share of the steps that are left; the last one at least."""
+    ahead = [phase for phase in planned if phase.ends > step] or [planned[-1]]
+    steps = [phase.ends - max(phase.begins, step) for phase in ahead]
+    return [(many / max(1, sum(steps)), phase) for many, phase in zip(steps, ahead, strict=True)]
 
 
 def check_rises(placement: LayerPlacement, rises: Sequence[Rise]) -> None:

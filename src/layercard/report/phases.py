@@ -14,7 +14,26 @@ def schedule_sentence(report: SpeedupReport) -> str | None:
     if not report.schedule:
         return None
     parts = [f"{layers} in steps {steps}" for steps, layers, *_ in phase_rows(report)]
-    return f"Layers that learn: {'; '.join(parts)}."
+    reached, planned = _reached(report), report.schedule[-1]["ends"]
+    ended = (
+        f" The run ended after step {reached:,} of {planned:,}." if reached is not None and reached < planned else ""
+    )
+    return f"Layers that learn: {'; '.join(parts)}.{ended}"
+
+
+def layers_in_run(report: SpeedupReport) -> str:
+    """Return the adapted layers, and those that learned at the end of a schedule where they were fewer."""
+    words = layers_words(report.layers, report.num_layers)
+    last = tuple(report.schedule[-1]["layers"]) if report.schedule else report.layers
+    return words if last == tuple(report.layers) else f"{words}, at the end {layers_words(last, report.num_layers)}"
+
+
+def _reached(report: SpeedupReport) -> int | None:
+    """The last optimizer step of a training that has ended, counted from the run's first; None where it is not known."""
+    if report.partial or report.steps_run is None or report.planned_steps is None:
+        return None
+    reached: int = report.schedule[-1]["ends"] - report.planned_steps + report.steps_run
+    return reached
 
 
 def trial_of_schedule(quality: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ from layercard.cost.speedup import SpeedupReport
 from layercard.errors import CardError
 from layercard.report.files import find_report, load_report
 from layercard.report.forgetting import UNKNOWN, forgetting_rise
+from layercard.report.phases import layers_in_run
 from layercard.report.tables import markdown_table
 from layercard.report.verdict import verdict_of
 from layercard.report.words import layers_words, loss_words
@@ -73,7 +74,7 @@ def of_report(name: str, report: SpeedupReport) -> Tradeoff:
     speedup = 1.0 if quality.kind == "reference" else report.step_speedup
     return tradeoff(
         name,
-        layers_words(report.layers, report.num_layers),
+        layers_in_run(report),
         speedup,
         quality.share,
         of="gain in held-out loss" if quality.kind != "Layer Card" else "gain on a Layer Card",

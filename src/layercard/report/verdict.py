@@ -114,8 +114,10 @@ def unknowns(report: SpeedupReport) -> tuple[Unknown, ...]:
 
 
 def _is_all_layer(report: SpeedupReport) -> bool:
-    """Whether the run was all-layer LoRA from its beginning to its end."""
-    return len(report.layers) == report.num_layers and len(report.schedule) < 2
+    """Whether the run was all-layer LoRA from its beginning to its end; one that is resumed may begin after a rise."""
+    return len(report.layers) == report.num_layers and not any(
+        len(phase["layers"]) < report.num_layers for phase in report.schedule
+    )
 
 
 def _speed(report: SpeedupReport) -> SpeedVerdict:

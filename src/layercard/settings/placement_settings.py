@@ -156,6 +156,9 @@ class PlacementSettings:
         for name in ("cards", "control", "schedule", "checkpointing_above_entry"):
             if given.get(name) is False:
                 given[name] = "off"
+        rises = given.get("schedule")
+        if isinstance(rises, list | tuple) and all(isinstance(rise, str) for rise in rises):
+            given["schedule"] = ", ".join(rises)
         for name in RATIOS:  # YAML 1.1 reads a bare 1e-2 as text
             if isinstance(given.get(name), str) and EXPONENT.fullmatch(given[name]):
                 given[name] = float(given[name])
@@ -263,7 +266,8 @@ def _written_mapping(text: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found) or None in found.values():
         raise SettingsError(
             f"`lora_layers` is {text!r}, which begins like a mapping and is none. Write it in quotes, with a space behind "
-            "each colon: `'{strategy: high, fraction: 0.5}'`."
+            "each colon: `'{strategy: high, fraction: 0.5}'`. A value that holds commas stands in brackets: "
+            "`'{schedule: [0.25:0.33, 0.5:0.67]}'`."
         )
     names = [key.value for key, _ in yaml.compose(text, Loader=yaml.SafeLoader).value]
     if twice := sorted({name for name in names if names.count(name) > 1}):

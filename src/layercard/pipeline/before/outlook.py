@@ -14,10 +14,12 @@ from layercard.anatomy.freezing import frozen_below
 from layercard.anatomy.gradient_entry import find_obstacle, trainable_below
 from layercard.anatomy.input_gradients import input_gradient_hooks
 from layercard.cost.predict import StepPrediction, UnitCosts, mean_prediction, predict_step
-from layercard.placement.phases import shares
+from layercard.placement.phases import FINELY, Phase, left, phases
 from layercard.settings.schedule import parse_schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from layercard.anatomy.layers import LayerStack
@@ -43,11 +45,12 @@ class Outlook:
         settings: PlacementSettings,
         args: Any,
         units: UnitCosts | None = None,
+        steps: int | None = None,
     ) -> Outlook:
-        """Return the outlook of `model`, narrowed to `placement`, under the trainer's `args`."""
-        rises = parse_schedule(settings.schedule)
-        if rises:
-            return cls(*predicted_schedule(model, stack, placement, settings, args, units))
+        """Return the outlook of `model`, narrowed to `placement`, under the trainer's `args`, in `steps` optimizer steps."""
+        if parse_schedule(settings.schedule):
+            parts = left(planned_phases(placement, settings, args, steps), 0)
+            return cls(*predicted_schedule(model, stack, placement, settings, args, parts, units))
         obstacle = find_obstacle(model, stack, placement.entry, args) if settings.gradient_entry else OFF
         return cls(predicted_step(model, stack, placement, settings, args, obstacle, units), obstacle)
 
@@ -83,17 +86,46 @@ def predicted_step(
     )
 
 
+def planned_phases(
+    placement: LayerPlacement, settings: PlacementSettings, args: Any, steps: int | None
+) -> tuple[Phase, ...]:
+    """Return the phases of a run of `steps` optimizer steps under the trainer's `args`; of a run of unknown length, in parts."""
+    known = FINELY if steps is None else steps
+    warm_up = 0 if steps is None and args.warmup_steps >= 1 else args.get_warmup_steps(known)
+    return phases(placement, parse_schedule(settings.schedule), known, warm_up=warm_up)
+
+
+def put_off(placement: LayerPlacement, settings: PlacementSettings, args: Any, steps: int | None) -> str | None:
+    """Return in a sentence that a schedule begins later in this run than it says, or does nothing in it; else None."""
+    rises = parse_schedule(settings.schedule)
+    if not rises or steps is None:
+        return None
+    warm_up = args.get_warmup_steps(steps)
+    waits = any(round(rise.after * steps) < warm_up for rise in rises)
+    if len(planned_phases(placement, settings, args, steps)) == 1:
+        why = f"{warm_up:,} of its {steps:,} optimizer steps are warm-up, and no layer stops learning before that ends"
+        few = f"it has {steps:,} optimizer step{'s' * (steps != 1)}, and none is left when a layer should stop learning"
+        return f"The schedule does nothing in this run: {why if waits else few}."
+    return (
+        f"Warm-up takes {warm_up / steps:.0%} of the steps, and no layer stops learning before it ends."
+        if waits
+        else None
+    )
+
+
 def predicted_schedule(
     model: nn.Module,
     stack: LayerStack,
     placement: LayerPlacement,
     settings: PlacementSettings,
     args: Any,
+    phases_left: Sequence[tuple[float, Phase]],
     units: UnitCosts | None = None,
 ) -> tuple[StepPrediction, str | None]:
-    """Return the predicted mean step of a run with a schedule, and what keeps the gradient entry from rising, or None."""
+    """Return the predicted mean step of a schedule's phases, and what keeps the gradient entry from rising, or None."""
     parts, obstacle = [], None
-    for share, learning in shares(placement, parse_schedule(settings.schedule)):
+    for share, phase in phases_left:
+        learning = phase.placement
         with frozen_below(stack, learning.entry):
             obstacle = find_obstacle(model, stack, learning.entry, args)
             resting = len(placement.layers) - len(learning.layers)

@@ -99,6 +99,20 @@ def planned_examples(trainer: Any) -> int | None:
     return round(rows * _documents_a_row(data)) if is_indexed(data) and whole else rows
 
 
+def planned_updates(trainer: Any) -> int | None:
+    """Return how many optimizer steps the run will take; None where its length is not known."""
+    from transformers.trainer_utils import has_length
+
+    args, data = trainer.args, trainer.train_dataset
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    if not has_length(data):
+        return None
+    rows = len(data) / (args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size)
+    batches = math.floor(rows) if args.dataloader_drop_last else math.ceil(rows)
+    return math.ceil(args.num_train_epochs * max(1, math.ceil(batches / args.gradient_accumulation_steps)))
+
+
 def _documents_a_row(data: Any) -> float:
     """The mean over the first rows; several where they are packed."""
     counted = [documents_in(data[index]) for index in range(min(ROWS_COUNTED, len(data)))]

@@ -6,6 +6,7 @@ made by then, are made anew, and placement.json is written again.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from layercard.pipeline.during.trial_choice import (
     earlier_forgetting,
     every_layer,
     planned_steps,
+    schedule_not_given,
 )
 from layercard.pipeline.during.variants import PLACED, entering, out_of_memory, why_not_timed
 from layercard.quality.verdict import completed, meaning, unknown
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from layercard.pipeline.during.trial import Trial
     from layercard.pipeline.placed_run import PlacedRun
     from layercard.quality.verdict import Verdict
+
+log = logging.getLogger("layercard")
 
 UNTRIED = "The placement was widened, and the guard's budget holds no second trial."
 CHANGED = "The guard changed the placement when training began, after its steps were timed, and the budget is used up."
@@ -65,6 +69,9 @@ def begin(run: PlacedRun, state: Any, undo: ExitStack) -> Beginning:
     if run.control is not None:
         fresh = run.begun_before is None and state.global_step == 0
         run.control.begin(None if fresh else earlier_forgetting(run), fresh=fresh)
+    lacking = schedule_not_given(run) if state.global_step > 0 else None
+    if lacking is not None and run.host.trainer.is_world_process_zero():
+        log.warning("%s", lacking)
     with ExitStack() as held:
         rising = rising_of(run, state.global_step, state.max_steps)
         if rising is not None:
@@ -95,7 +102,7 @@ def _scheduled(run: PlacedRun, state: Any, undo: ExitStack, rising: Rising, step
         reaction = "warned" if lost else "none"
         left = min(left, max(run.settings.guard_budget, left) - trial.plan.units / steps)
     measured = partial(measure_phases, run.host, run.narrowing, rising)
-    measurement = _measurement(run, entries, steps, measured, budget=max(0.0, left))
+    measurement = _measurement(run, entries, steps, measured, budget=max(0.0, left), rests=rising.rests)
     prefix = rising.enter(undo)
     return Beginning(entries, prefix, measurement, _told(run, state, trial, quality, reaction), rising)
 
@@ -202,11 +209,12 @@ def _measurement(
     tried: bool = False,
     budget: float | None = None,
     used_up: str | None = None,
+    rests: bool = False,
 ) -> Measurement:
     """Measure, or say why not; trainable parameters are counted in any case.
 
     Parameters: `measured` times within an allowance, `tried` says that a trial's own steps are timed, `budget` is what an
-    earlier trial has left of it, and `used_up` the reason where that is too little.
+    earlier trial has left of it, `used_up` the reason where that is too little, and `rests` says that layers stop learning.
     """
     settings = run.settings
     speedup = predicted(run, entries).speedup
@@ -215,7 +223,7 @@ def _measurement(
         return _without_baseline(run)
     if not settings.measure:
         reason: str | None = "`measure` is off."
-    elif run.settings.schedule is None and run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
+    elif not rests and run.placement.is_all and (entries.entry is None or run.placement.entry == 0):
         reason = f"{every_layer(run.placement)} is adapted, so placed and all-layer steps are the same."
     else:
         reason = why_not_timed(run.host.trainer) or (None if tried else allowance.too_short())

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layercard.anatomy.gradient_entry import GradientEntry, choose_checkpointing, find_obstacle
-from layercard.pipeline.before.outlook import predicted_schedule, predicted_step
+from layercard.pipeline.before.outlook import planned_phases, predicted_schedule, predicted_step
+from layercard.placement.phases import left
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,5 +66,7 @@ def predicted(run: PlacedRun, entries: EntryChoice) -> StepPrediction:
     """Return the predicted placed step beside the all-layer one, as this run trains, by the run's unit costs."""
     model, args = run.host.model, run.host.trainer.args
     if run.settings.schedule is not None:
-        return predicted_schedule(model, run.stack, run.placement, run.settings, args, run.units)[0]
+        state = run.host.trainer.state
+        parts = left(planned_phases(run.placement, run.settings, args, state.max_steps), state.global_step)
+        return predicted_schedule(model, run.stack, run.placement, run.settings, args, parts, run.units)[0]
     return predicted_step(model, run.stack, run.placement, run.settings, args, entries.obstacle, run.units)

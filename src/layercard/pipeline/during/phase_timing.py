@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
+from layercard.cost.phased import PhaseCost
 from layercard.cost.speedup import Saving
 from layercard.cost.timing import Timings, Variant, alternate, joined
 from layercard.cost.untouched import untouched
@@ -73,6 +75,13 @@ class _Phases(TimedSteps):
         each = zip(*(timings.seconds[phase.name] for phase in self._parts), strict=True)
         mean = tuple(sum(p.share * s for p, s in zip(self._parts, seconds, strict=True)) for seconds in each)
         return Timings({BASELINE: timings.seconds[BASELINE], PLACED: mean, **timings.seconds})
+
+    def _result(self, timings: Timings) -> Measurement:
+        each = [timings.median(phase.name) for phase in self._parts]
+        mean = sum(phase.share * seconds for phase, seconds in zip(self._parts, each, strict=True))
+        scale = timings.median(PLACED) / mean  # so that the phases add up to the placed step
+        costs = [PhaseCost(part.phase.ends, scale * s) for part, s in zip(self._parts, each, strict=True)]
+        return replace(super()._result(timings), phases=costs)
 
     def _saving(self, timings: Timings) -> tuple[Saving, dict[str, str]]:
         return Saving(), dict.fromkeys(SAVINGS, WHOLE)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from layercard.cost.memory import memory_method
+from layercard.cost.phased import earned_back, seconds_of
 from layercard.cost.planned import PlannedSteps, StepsRun
 from layercard.cost.speedup import SpeedupReport
 from layercard.pipeline.during.identity import now, why_placed
@@ -196,6 +197,8 @@ def _run_seconds(facts: RunFacts) -> tuple[float, float] | None:
     if baseline is None or placed is None:
         return None
     _, micro_batches, from_cache = _counted(facts)
+    if facts.measurement.phases:
+        placed = seconds_of(facts.measurement.phases, _counted_steps(facts))
     cached = baseline / facts.measurement.cached.value if facts.measurement.cached else placed
     training = (micro_batches - from_cache) * placed + from_cache * cached
     return micro_batches * baseline, training + _spent(facts)
@@ -208,7 +211,16 @@ def _prefix_cache(facts: RunFacts) -> dict[str, Any]:
     return facts.prefix_cache | measured
 
 
+def _counted_steps(facts: RunFacts) -> PlannedSteps:
+    """The planned steps, and of a training that ended those run."""
+    planned = facts.planned
+    return planned if facts.partial else replace(planned, ends=planned.begins + facts.run.steps)
+
+
 def _break_even(facts: RunFacts) -> int | None:
+    baseline, phases = facts.measurement.baseline.step_seconds, facts.measurement.phases
+    if phases and baseline is not None:
+        return earned_back(phases, facts.planned, baseline, _spent(facts))
     seconds = _step_seconds(facts)
     if seconds is None or seconds[0] <= seconds[1]:
         return None

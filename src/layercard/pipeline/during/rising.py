@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from layercard.anatomy.freezing import frozen_below
+from layercard.pipeline.before.outlook import planned_phases
 from layercard.pipeline.during.cache import PrefixChoice
 from layercard.pipeline.during.entry import EntryChoice
-from layercard.placement.phases import Phase, compressed, phases
-from layercard.settings.schedule import parse_schedule
+from layercard.placement.phases import Phase, compressed, left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,13 +68,15 @@ class Rising:
     """The schedule of a run that begins at optimizer step `step` of `max_steps`."""
 
     def __init__(self, run: PlacedRun, step: int, max_steps: int) -> None:
-        warm_up = run.host.trainer.args.get_warmup_steps(max_steps)
-        planned = phases(run.placement, parse_schedule(run.settings.schedule), max_steps, warm_up=warm_up)
-        left = [phase for phase in planned if phase.ends > step] or [planned[-1]]
-        steps = [phase.ends - max(phase.begins, step) for phase in left]
+        planned = planned_phases(run.placement, run.settings, run.host.trainer.args, max_steps)
         self._run = run
-        self.phases = [RunPhase(run, phase, many / max(1, sum(steps))) for phase, many in zip(left, steps, strict=True)]
+        self.phases = [RunPhase(run, phase, share) for share, phase in left(planned, step)]
         self.current = self.phases[0]
+
+    @property
+    def rests(self) -> bool:
+        """Whether layers stop learning in what is left of the run, or did before it was resumed."""
+        return any(part.phase.placement.layers != self._run.placement.layers for part in self.phases)
 
     def due(self, step: int) -> bool:
         """Whether another phase begins with this optimizer step."""

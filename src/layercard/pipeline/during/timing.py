@@ -20,6 +20,7 @@ import torch
 
 from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
 from layercard.cost.memory import peak_bytes
+from layercard.cost.phased import PhaseCost
 from layercard.cost.speedup import Saving, StepCost
 from layercard.cost.timing import Ratio, Timings, Variant, alternate, joined
 from layercard.cost.untouched import clear_gradients, trainable_parameters, untouched
@@ -68,6 +69,8 @@ class Measurement:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     timing: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Seconds of the timed steps by variant, pair by pair."""
+    phases: Sequence[PhaseCost] = ()
+    """What a placed step takes in each phase of a schedule."""
 
 
 def measure(

@@ -16,8 +16,10 @@ from layercard.quality.budget import FEWEST_EXAMPLES, MOST_UPDATES, TrialCosts, 
 from layercard.quality.verdict import unknown
 from layercard.ranks import together
 from layercard.report.files import NAME, load_report
+from layercard.report.words import plural
 
 if TYPE_CHECKING:
+    from layercard.hosts.protocol import HeldOut
     from layercard.pipeline.during.entry import EntryChoice
     from layercard.pipeline.during.rising import Rising
     from layercard.pipeline.placed_run import PlacedRun
@@ -52,7 +54,7 @@ def choose_trial(
     That of a schedule (`rising`) has its rises at the same shares; the learning rate is the run's own alone.
     """
     steps = planned_steps(run.host.trainer, state).micro_batches
-    settled = _settled(run, state, rises=rising is not None and len(rising.phases) > 1)
+    settled = _settled(run, state, rises=rising is not None and rising.rests)
     if settled is not None:
         return None, settled
     costs = trial_costs(run, entries)
@@ -71,10 +73,7 @@ def choose_trial(
     with together():
         heldout = run.host.heldout_batches(plan.examples)
     if len(heldout.batches) < FEWEST_EXAMPLES:
-        return None, unknown(
-            f"There are {len(heldout.batches)} held-out examples ({heldout.source}) and {FEWEST_EXAMPLES} are needed. Give "
-            "the trainer an `eval_dataset`."
-        )
+        return None, unknown(_too_few_held_out(heldout))
     reason = why_not_judged(run.host)
     if reason is not None:
         return None, unknown(reason)
@@ -83,6 +82,13 @@ def choose_trial(
     except DataError as error:  # a training set that can be read only once; training itself can
         return None, unknown(str(error))
     return Trial(run.host, plan, heldout, updates, run.control, in_small), {}
+
+
+def _too_few_held_out(heldout: HeldOut) -> str:
+    many = len(heldout.batches)
+    found = f"There {'is' if many == 1 else 'are'} {plural(many, 'held-out example')} ({heldout.source})"
+    ways = "its rows with labels count" if heldout.source == "eval_dataset" else "give the trainer an `eval_dataset`"
+    return f"{found} and {FEWEST_EXAMPLES} are needed; {ways}."
 
 
 def planned_steps(trainer: Any, state: Any) -> PlannedSteps:
@@ -132,6 +138,22 @@ def earlier_forgetting(run: PlacedRun) -> Any:
         return load_report(run.host.output_dir / NAME).quality.get("forgetting")
     except LayercardError:
         return None
+
+
+def schedule_not_given(run: PlacedRun) -> str | None:
+    """Return in a sentence that a resumed run lacks the schedule that it began with, None where it has one or had none."""
+    if run.settings.schedule is not None or run.begun_before is not None:
+        return None
+    try:
+        began_with = load_report(run.host.output_dir / NAME).schedule
+    except LayercardError:
+        return None
+    if not began_with:
+        return None
+    return (
+        "This run was resumed without `schedule`, and the report.json of its beginning has one. All of its layers learn from "
+        "here on, those that had stopped too; to go on as it began, give `schedule` again."
+    )
 
 
 def _of_earlier_run(run: PlacedRun) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from layercard.report.forgetting import forgetting_cell, forgetting_rows
 from layercard.report.page import figures
 from layercard.report.page.pieces import UNKNOWN, Figure, Page, Section, Table
 from layercard.report.page.timing import break_even, costs, pairs, where_time_goes
-from layercard.report.phases import phase_rows
+from layercard.report.phases import layers_in_run, phase_rows
 from layercard.report.verdict import verdict_of
 from layercard.report.words import interval_words, layers_words, loss_words, percent, sentence, times
 
@@ -129,7 +129,7 @@ def _beside(report: SpeedupReport, others: Sequence[tuple[str, SpeedupReport]]) 
         known = UNKNOWN if share is None else f"{percent(share)}, {verdict.quality.kind}"
         interval = UNKNOWN if other.interval is None else interval_words(other.interval)
         speed = UNKNOWN if other.step_speedup is None else times(other.step_speedup)
-        layers = layers_words(other.layers, other.num_layers)
+        layers = layers_in_run(other)
         rows.append(
             (
                 name,

@@ -105,7 +105,9 @@ def break_even(report: SpeedupReport) -> Section:
         else f"Probe and timing, {duration(spent)}, are earned back after {crossing:,} of {counted_words(report)}."
     )
     ends = steps * slow * each, steps * slow * each - report.seconds_saved
-    placed = {0: spent, steps: ends[1]} | ({crossing: spent + crossing * fast * each} if crossing is not None else {})
+    placed = {0: spent, steps: ends[1]}
+    if crossing is not None:  # steps of a schedule are not all as fast as their mean; both runs are level there
+        placed |= {crossing: crossing * slow * each if report.schedule else spent + crossing * fast * each}
     points = sorted(n for n in placed if n <= steps)
     rows = tuple((f"{n:,}", duration(n * slow * each), duration(placed[n])) for n in points)
     figure = Figure(
