@@ -78,7 +78,7 @@ def estimate_unit_costs(model: Any, stack: LayerStack) -> UnitCosts:
 def _width(model: Any) -> int | None:
     """What the configuration says that hidden states are wide, None where there is none or several."""
     config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else None
     width = getattr(text, "hidden_size", None)
     return width if isinstance(width, int) and width > 0 else None
 
