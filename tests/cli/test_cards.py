@@ -262,3 +262,12 @@ def test_scores_are_not_broken_in_a_narrow_terminal(run: Run, monkeypatch: pytes
     rows = [line.split() for line in lines[begin + 1 : begin + 31]]
     assert [row[0] for row in rows] == [str(layer) for layer in range(30)]
     assert {len(row) for row in rows} == {6}
+
+
+def test_a_library_that_cannot_be_written_names_the_variable(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LAYERCARD_CARDS", str(tmp_path / "file" / "cards"))
+    ran = run("add", shipped_dir() / "smollm2-135m-instruct" / "gsm8k.json")
+    assert (ran.code, "`LAYERCARD_CARDS` names another folder" in ran.words) == (1, True)
