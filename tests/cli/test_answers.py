@@ -191,3 +191,10 @@ def test_standard_error_is_quiet_where_it_is_no_terminal(model: Path, data: Path
 def test_statements_become_short_sentences() -> None:
     assert sentences("one; two (a; b)") == ["One.", "Two (a; b)."]
     assert sentences(f"{'x' * 90} (a reason that is long)") == ["X" + "x" * 89 + ".", "A reason that is long."]
+
+
+def test_a_statement_with_brackets_inside_is_cut_before_the_last_one() -> None:
+    """As `auto` says what Layer Cards led it to."""
+    cards = "tiny/numbers: ρ 0.99, 0.94 given depth; tiny/words: ρ 0.97"
+    kept = f"`uniform` kept 96% (95% at the least), {'x' * 60}, on the Layer Cards that match"
+    assert sentences(f"{kept} ({cards})") == [f"{kept}.", f"{cards}."]

@@ -248,3 +248,26 @@ def test_text_of_a_card_is_shown_as_it_is(run: Run, own: Path, tmp_path: Path) -
     document["provenance"]["note"] = "[bold]not markup[/bold]"
     put(own, document)
     assert "[bold]not markup[/bold]" in run("show", "tiny/words").words
+
+
+def test_validate_of_a_folder_without_cards_fails(run: Run, tmp_path: Path) -> None:
+    ran = run("validate", tmp_path)
+    assert (ran.code, "holds no Layer Card" in ran.words) == (3, True)
+
+
+def test_scores_are_not_broken_in_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = run("show", "smollm2-135m-instruct/gsm8k").out.splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("layer "))
+    rows = [line.split() for line in lines[begin + 1 : begin + 31]]
+    assert [row[0] for row in rows] == [str(layer) for layer in range(30)]
+    assert {len(row) for row in rows} == {6}
+
+
+def test_a_library_that_cannot_be_written_names_the_variable(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LAYERCARD_CARDS", str(tmp_path / "file" / "cards"))
+    ran = run("add", shipped_dir() / "smollm2-135m-instruct" / "gsm8k.json")
+    assert (ran.code, "`LAYERCARD_CARDS` names another folder" in ran.words) == (1, True)

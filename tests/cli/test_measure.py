@@ -209,3 +209,14 @@ def test_a_wrong_choice_is_found_before_weights_are_read(
     assert ran.code in (1, 2)
     assert message in ran.words
     assert "weights" not in ran.words
+
+
+def test_a_narrow_terminal_keeps_the_names_of_the_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, model: Path, data: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    ran = run("measure", model, "--dataset", data, "--sweep", "2", *QUICK, "--inference", "--new-tokens", "2")
+    assert ran.code == 0
+    assert max(len(line) for line in ran.out.split("Answers")[0].splitlines()[1:4]) <= 60
+    answers = ran.out.split("Answers, one prompt")[1].split("Serving engines")[0]
+    assert "last 2" in answers

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 import transformers as hf
 
 from brought import TEXT, made, save
 from command_line import Run, questions, runner
 from layercard.cli.options import PARTS, TASKS
+from layercard.cli.writable import refuse_unwritable
 from layercard.data.forms import BESIDE, FORMS
 
 
@@ -123,3 +125,39 @@ def test_a_wrong_input_of_each_command_is_one_clear_error(run: Run, command: str
     assert told in ran.words
     assert "Traceback" not in ran.err
     assert "`layercard --debug" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["plan {model} -o", "cards match {model} {data} -o", "cards build {model} --dataset {data} --heldout {data} -o",
+     "cards build {model} --dataset {data} --heldout {data} --work"],
+)  # fmt: skip
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    run: Run, broken: Path, data: Path, tmp_path: Path, command: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    ran = run(*command.format(model=broken, data=data).split(), file / "out.json")
+    assert (ran.code, "no file can be written in" in ran.words) == (2, True)
+    assert "layercard-tmp" not in ran.err
+    assert file.read_text() == "" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_report_that_cannot_be_written_is_one_clear_error(run: Run, tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new" / "report.html", "--output")
+    refuse_unwritable(tmp_path, "--work")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(click.UsageError, match="no file can be written in"):
+        refuse_unwritable(tmp_path / "file" / "report.html", "--output")
+
+
+def test_match_refuses_a_file_that_is_not_there_whether_or_not_a_card_reads_it(run: Run, broken: Path) -> None:
+    ran = run("cards", "match", broken, "nowhere.jsonl")
+    assert (ran.code, "nowhere.jsonl does not exist" in ran.words) == (1, True)
+
+
+def test_an_empty_name_is_told(run: Run, broken: Path) -> None:
+    assert "The model's name is empty." in run("plan", "").words
+    ran = run("plan", broken, "--target-modules", " , ")
+    assert (ran.code, "`--target-modules` names none." in ran.words) == (2, True)

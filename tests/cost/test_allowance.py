@@ -23,3 +23,11 @@ def test_the_message_names_a_length_that_is_enough(steps):
 
 def test_without_a_budget_nothing_is_promised():
     assert "; " not in Allowance(10**6, 0.0, 2.0).too_short()
+
+
+def test_the_budget_to_raise_to_is_enough_and_none_is_named_where_none_is():
+    reason = Allowance(37, 0.02, 1.7).too_short()
+    named = float(reason.split("`measure_budget` to ")[1].split(" ")[0])
+    assert Allowance(37, named, 1.7).too_short() is None
+    assert Allowance(37, named - 0.01, 1.7).too_short() is not None
+    assert "No `measure_budget` is enough" in Allowance(15, 0.02, 1.7).too_short()

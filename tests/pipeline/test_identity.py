@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import sys
+import types
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from datasets import Dataset
 from adapted import lora_config, with_adapters
 from layercard import place
 from layercard.hosts.plain import PlainHost
-from layercard.pipeline.during.identity import data_identity, public_command, run_identity
+from layercard.pipeline.during.identity import data_identity, own_command, public_command, run_identity
 from layercard.report.files import load_report
 from tiny import tiny_model
 from trainers import make_trainer, train
@@ -84,3 +86,13 @@ def test_data_of_any_other_kind_is_named_by_its_class():
 )
 def test_a_command_is_told_without_folders_and_secrets(arguments, said):
     assert public_command(arguments) == said
+
+
+def test_a_module_that_python_ran_is_named_as_it_was_run(monkeypatch):
+    """`layercard trl-sft` starts `python -m layercard_trl.sft`, which its own file would not tell."""
+    module = types.SimpleNamespace(__spec__=types.SimpleNamespace(name="layercard_trl.sft"))
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.setattr(sys, "argv", ["/site/layercard_trl/sft.py", "--use_peft"])
+    assert own_command() == ["python", "-m", "layercard_trl.sft", "--use_peft"]
+    module.__spec__ = None
+    assert own_command() == sys.argv

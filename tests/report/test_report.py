@@ -1,4 +1,5 @@
 import io
+import json
 import logging
 
 import pytest
@@ -74,4 +75,15 @@ def test_reports_are_read_back_and_bad_files_refused(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["report.json"]
     path.write_text("{half")
     with pytest.raises(LayercardError, match=r"cannot be read as a report"):
+        load_report(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("quality", None), ("run", None), ("step_speedup", "fast"), ("layers", None), ("layers", [99]), ("timing", [1])],
+)
+def test_an_edited_report_names_the_wrong_value(tmp_path, name, value):
+    path = save_report(REPORT, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(LayercardError, match=rf"is no report of layercard \(TypeError: `{name}` is"):
         load_report(path)

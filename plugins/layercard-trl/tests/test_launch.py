@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from layercard.cli.main import main
 from layercard_trl.launch import without
@@ -142,3 +143,28 @@ def test_misspelt_yaml_key_is_refused(tmp_path, capsys):
 )
 def test_launch_arguments_are_taken_out(arguments, left_over, kept):
     assert without(arguments, left_over) == kept
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--use_cpu"], "`--dataset_name` is missing"),
+        (["--use_cpu", "--dataset_name", "nothing", "--output_dir", "FILE"], "which is a file. Give a folder"),
+        (["--config", "FILE"], "The arguments cannot be used"),
+    ],
+)
+def test_what_trl_ends_with_a_traceback_is_one_line(flags, message, tmp_path, capsys):
+    file = tmp_path / "file.yaml"
+    file.write_text("a: [1\nb: }\n")
+    given = [str(file) if flag == "FILE" else flag for flag in flags]
+    assert main(["trl-sft", "--bf16", "false", "--model_name_or_path", "nowhere", *given]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("Error: ")
+    assert message in lines[-1]
+
+
+def test_a_machine_without_a_gpu_is_told_the_flag(monkeypatch, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert main(["trl-sft", "--model_name_or_path", "nowhere", "--dataset_name", "nothing"]) == 2
+    assert "add `--use_cpu`" in capsys.readouterr().err

@@ -43,6 +43,8 @@ WITHOUT_ITS_CODE: dict[str, Any] = {TRUST: False}
 
 def load_config(name: str) -> Any:
     """Return the model's configuration; raise `ModelError` where there is none."""
+    if not name:
+        raise ModelError("The model's name is empty. Give a folder with a config.json, or a Hub id.")
     path = Path(name).expanduser()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
     if not path.exists() and looks_local:

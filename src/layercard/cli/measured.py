@@ -23,6 +23,8 @@ from layercard.study.steps import PHASE_ROUNDS
 REFERENCE = "reference"
 SERVING = "Serving engines batch requests and have kernels for adapters: expect other numbers there."
 Placements = Mapping[str, LayerPlacement]
+FOLDED = {"run": 6, "layers": 6, "as fast": 7, "first token": 8, "tokens/s after it": 8, "its parameters": 10}
+"""Columns that are folded in a narrow terminal, and the fewest cells that each keeps."""
 
 
 def show(output: Output, measured: Measurement, placed: Placements, settings: StudySettings) -> None:
@@ -52,7 +54,14 @@ def _table(headings: Sequence[str], left: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in headings:
         text = heading in left
-        table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+        narrowest = FOLDED.get(heading)
+        table.add_column(
+            heading,
+            justify="left" if text else "right",
+            overflow="fold",
+            no_wrap=narrowest is None,
+            min_width=narrowest,
+        )
     return table
 
 

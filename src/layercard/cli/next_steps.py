@@ -95,12 +95,12 @@ def _plain(value: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Return a long statement as short sentences, a line each: cut at semicolons, then before a closing bracket."""
+    """Return a long statement as short sentences, a line each: cut at semicolons, then before the bracket that ends it."""
     return [line for part in re.split(r"; (?![^(]*\))", text.rstrip(".")) for line in _short(part)]
 
 
 def _short(part: str) -> Iterator[str]:
-    aside = re.fullmatch(r"(.*?) \((.*)\)", part)
+    aside = re.fullmatch(r"(.*) \(([^()]*)\)", part)
     if len(part) >= LONGEST and aside is not None:
         yield from (f"{_upper(one)}." for one in aside.groups())
     else:
@@ -108,7 +108,8 @@ def _short(part: str) -> Iterator[str]:
 
 
 def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """Return a text with a capital first letter, but for one that begins with the key of a Layer Card."""
+    return text if "/" in text.split(" ", 1)[0] else text[:1].upper() + text[1:]
 
 
 def say_sentences(output: Output, texts: Iterable[str]) -> None:

@@ -224,4 +224,9 @@ def data_source(values: dict[str, Any]) -> DataSource:
 def target_modules(values: dict[str, Any]) -> list[str] | None:
     """Return the names given, or None for every linear module."""
     text = values["target_modules"]
-    return None if text in (None, "all-linear") else [name.strip() for name in text.split(",") if name.strip()]
+    if text is None or text == "all-linear":
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("`--target-modules` names none. Name modules, such as `q_proj,v_proj`, or leave it out.")
+    return names

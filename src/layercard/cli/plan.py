@@ -22,6 +22,7 @@ from layercard.cli.options import (
     target_modules,
 )
 from layercard.cli.output import Output, starting
+from layercard.cli.writable import refuse_unwritable
 from layercard.errors import EXIT_CHECK_FAILED
 from layercard.placement.placement import LayerPlacement
 from layercard.settings import PlacementSettings
@@ -85,6 +86,7 @@ def plan(
     memory = memory_asked(values)
     model, data, settings = model_source(values), data_source(values), settings_from(values)
     saved_path = _saved_path(path, check)
+    refuse_unwritable(path if saved_path is None else None, "--output")
     saved = None if saved_path is None else LayerPlacement.load(saved_path)
     with starting():
         from layercard.cli.loading import settled

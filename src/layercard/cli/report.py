@@ -9,6 +9,7 @@ import click
 from layercard.cli.help import Command, examples
 from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
+from layercard.cli.writable import refuse_unwritable
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -39,6 +40,8 @@ def report(run: Path, path: Path | None, others: tuple[Path, ...], as_markdown: 
 
     output = Output(as_json=as_json)
     file = find_report(run)
+    page = path or (None if as_markdown else file.parent / NAME)
+    refuse_unwritable(page, "--output")
     found = load_report(file)
     beside = [(find_report(other).resolve().parent.name, load_report(find_report(other))) for other in others]
     verdict = verdict_of(found)
@@ -46,9 +49,8 @@ def report(run: Path, path: Path | None, others: tuple[Path, ...], as_markdown: 
     if as_markdown:
         rows = [of_report(name, one) for name, one in ((file.resolve().parent.name, found), *beside)]
         output.say(markdown(found) if not beside else f"{markdown(found)}\n\n{tradeoffs(rows)}")
-    if not as_markdown or path is not None:
-        page = save_html(found, path or file.parent / NAME, beside)
-        document["page"] = str(page)
+    if page is not None:
+        document["page"] = str(save_html(found, page, beside))
         if not as_markdown:
             for line in verdict.lines():
                 output.say(line)

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 FEWEST_ROUNDS = 3
 """Timed rounds without which there is no interval worth its name."""
 
+MOST_BUDGET = 0.5
+"""The largest share of a run that `measure_budget` and `guard_budget` may be."""
+
+
+def way_out(setting: str, share: float, what: str) -> str:
+    """Return what to do where a budget is too small: raise the `setting` to this `share`, or that none is enough."""
+    if share > MOST_BUDGET:
+        return f"No `{setting}` is enough: it is {MOST_BUDGET} at most."
+    return f"Raise `{setting}` to {math.ceil(share * 100 - 1e-9) / 100:g} to {what} all the same."
+
 
 @dataclass(frozen=True)
 class Allowance:
@@ -41,7 +51,7 @@ class Allowance:
         needed = f"; {math.ceil(least / self.budget)} planned steps can" if self.budget else ""
         return (
             f"The run is too short: {self.budget:.1%} of its {self.steps} planned steps cannot pay for timing, which takes "
-            f"{least} steps{needed}. Raise `measure_budget` to measure all the same."
+            f"{least} steps{needed}. {way_out('measure_budget', least / max(1, self.steps), 'measure')}"
         )
 
     def _least(self, split: bool) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from layercard.cost.speedup import SpeedupReport
@@ -42,8 +44,27 @@ def load_report(path: Path) -> SpeedupReport:
     if not isinstance(values, dict):
         raise LayercardError(f"{path} holds a {type(values).__name__}; a report is a JSON object.")
     try:
-        return SpeedupReport.from_dict(values)
+        report = SpeedupReport.from_dict(values)
+        _check_kinds(report)
+        return report
     except (KeyError, TypeError, AttributeError) as error:
         raise LayercardError(
             f"{path} is no report of layercard ({type(error).__name__}: {error}). Give the report.json of a placed run."
         ) from None
+
+
+def _check_kinds(report: SpeedupReport) -> None:
+    """Raise `TypeError` where a report that somebody edited holds another kind of value than is rendered."""
+    for field in fields(report):
+        value, kind = getattr(report, field.name), str(field.type)
+        if value is None and kind.endswith("None"):
+            continue
+        sound = True
+        if kind.startswith("Mapping"):
+            sound = isinstance(value, Mapping)
+        elif kind.startswith(("int", "float")):
+            sound = isinstance(value, int | float) and not isinstance(value, bool)
+        if not sound:
+            raise TypeError(f"`{field.name}` is {value!r}")
+    if report.layers is None or not all(layer in range(report.num_layers) for layer in report.layers):
+        raise TypeError(f"`layers` is {report.layers!r} of {report.num_layers}")

@@ -16,6 +16,7 @@ from axolotl.integrations.base import BasePlugin, PluginManager
 from layercard import __version__, plugins
 from layercard.anatomy.layers import describe
 from layercard.cli.next_steps import say_command, say_next, say_sentences
+from layercard.cli.writable import refuse_unwritable
 from layercard.cost.predict import predict_step
 from layercard.errors import SettingsError
 from layercard.files import write_text
@@ -43,6 +44,7 @@ def plan_configuration(config: Path, output: Path | None, asked: Mapping[str, An
 
     Raises `SettingsError` where layers cannot be placed in such a run, and what `layercard.place` raises.
     """
+    refuse_unwritable(output, "--output")
     file = ConfigFile.read(config)
     refuse_choice(file.values)
     wanted = file.values.get(KEY)

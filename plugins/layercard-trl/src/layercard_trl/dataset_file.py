@@ -1,7 +1,8 @@
 """`--dataset_name FILE`: a JSON, CSV or Parquet file given where TRL's `trl sft` takes a folder or a Hub id.
 
 The file becomes an entry of TRL's own dataset mixture, so that TRL reads it by the builder of `datasets` for its kind.
-Offers `check_dataset`, before anything is loaded, and `with_dataset_file`, for the arguments that TRL's `main` gets.
+Offers `check_dataset` and `check_output`, before anything is loaded, and `with_dataset_file`, for the arguments that TRL's
+`main` gets.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ SPLIT = "train"
 def check_dataset(values: Sequence[Any]) -> None:
     """Raise `DataError` where `--dataset_name` is a path that is not there or a file that cannot be read.
 
-    Raises `SettingsError` where other arguments ask of a file what one file has not.
+    Raises `SettingsError` where there is none, or other arguments ask of a file what one file has not.
     """
     script, mixture = _script(values), _mixture(values)
+    if script.dataset_name is None and not mixture.datasets:
+        raise SettingsError("`--dataset_name` is missing. Give a local file, a folder or a Hub id.")
     path = _given(script, mixture)
     if path is None:
         return
@@ -48,6 +51,13 @@ def check_dataset(values: Sequence[Any]) -> None:
             path,
             "holds no rows to evaluate on. Give a folder with train and test files, or `--test_split_size 0.1`.",
         )
+
+
+def check_output(values: Sequence[Any]) -> None:
+    """Raise `SettingsError` where `--output_dir` is a file."""
+    folder = _training(values).output_dir
+    if folder is not None and Path(folder).is_file():
+        raise SettingsError(f"`--output_dir` is {folder}, which is a file. Give a folder; it may be missing.")
 
 
 def with_dataset_file(values: Sequence[Any]) -> tuple[Any, ...]:

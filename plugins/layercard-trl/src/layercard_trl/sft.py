@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from yaml import YAMLError
+
 from layercard import plugins
 from layercard.cli.output import starting
 from layercard.errors import LayercardError, SettingsError, nearest
@@ -21,7 +23,7 @@ from layercard.pipeline.before.names import check_names
 from layercard.settings import PlacementSettings
 from layercard_trl import compat
 from layercard_trl.arguments import FLAG, LayerArguments
-from layercard_trl.dataset_file import check_dataset, with_dataset_file
+from layercard_trl.dataset_file import check_dataset, check_output, with_dataset_file
 
 if TYPE_CHECKING:
     from layercard.pipeline.placed_run import PlacedRun
@@ -31,6 +33,9 @@ example:
   layercard trl-sft --model_name_or_path Qwen/Qwen3-0.6B --output_dir out \\
       --dataset_name trl-lib/Capybara --use_peft --lora_layers auto
 """
+
+
+NO_GPU = " On a machine without a GPU add `--use_cpu`."
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -56,8 +61,9 @@ def parse(arguments: Sequence[str], *, prog: str | None = None) -> tuple[tuple[A
             *values, from_file, from_line = make_parser(prog).parse_args_and_config(
                 list(arguments), return_remaining_strings=True, separate_remaining_strings=True
             )
-    except (OSError, ValueError, TypeError) as error:
-        raise SettingsError(f"The arguments cannot be used: {error}") from error
+    except (OSError, ValueError, TypeError, YAMLError) as error:
+        cpu = NO_GPU if "use_cpu" in str(error) else ""
+        raise SettingsError(f"The arguments cannot be used: {' '.join(str(error).split())}{cpu}") from error
     return tuple(values), from_file, from_line
 
 
@@ -75,6 +81,7 @@ def check(values: Sequence[Any]) -> PlacementSettings | None:
     if model.model_name_or_path is None:
         raise SettingsError("`--model_name_or_path` is missing. Give a local folder or a Hub id.")
     check_dataset(values)
+    check_output(values)
     if settings is not None:
         check_names(settings, plugins.extensions())
     return settings

@@ -20,11 +20,19 @@ from layercard.cli.output import Output
 def add(paths: tuple[str, ...], replace: bool, as_json: bool) -> None:
     """Check card files and copy them into your own library; copy none where one cannot be taken."""
     from layercard.cards.adding import add_cards
+    from layercard.cards.library import default_user_dir
     from layercard.cards.reading import read_card
+    from layercard.errors import CardError
 
     output = Output(as_json=as_json)
     given = [read_card(Path(path), source=path) for path in paths]
-    placed = add_cards(given, plugins.card_folders(), replace=replace)
+    try:
+        placed = add_cards(given, plugins.card_folders(), replace=replace)
+    except OSError as error:
+        raise CardError(
+            f"Your library at {default_user_dir()} cannot be written ({error.strerror or error}). `LAYERCARD_CARDS` names "
+            "another folder."
+        ) from None
     for card, target in zip(given, placed, strict=True):
         output.say(f"Added {card.key}: {target}")
     say_next(output, "`auto` asks them from now on. See whether one speaks for your run.", f"  {MATCH}")

@@ -22,6 +22,7 @@ from layercard.cli.options import (
     target_modules,
 )
 from layercard.cli.output import Output, starting
+from layercard.cli.writable import refuse_unwritable
 from layercard.study.settings import StudyData, StudySettings
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -73,7 +74,10 @@ def study_options(function: Any) -> Any:
 @data_options(required=True)
 @click.option("--heldout", help="Held-out examples: a file or a Hub id.  [default: that of --dataset, another split]")
 @click.option("--heldout-split", default="validation", show_default=True, help="Of a dataset on the Hub.")
-@click.option("--dataset-id", help="What the card calls the dataset.  [default: its Hub id, or its file's name]")
+@click.option(
+    "--dataset-id",
+    help="What the card calls the dataset.  [default: its Hub id, or its file's name; its folder's for `train` or `data`]",
+)
 @study_options
 @click.option("--quick", is_flag=True, help="A smoke card of two steps, marked as such.")
 @click.option("-o", "--output", type=FILE, help="Write the card here.  [default: MODEL/DATASET.json]")
@@ -89,6 +93,8 @@ def build(
     by depth and all layers under one budget, and records what each reached and cost. A build that was interrupted goes
     on where it stopped when the same command is given again.
     """
+    refuse_unwritable(output, "--output")
+    refuse_unwritable(work, "--work")
     settings = _settings(values, quick)
     for name in settings.scores or ():
         plugins.scorers(plugins.manager())[name]

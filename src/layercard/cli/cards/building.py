@@ -16,6 +16,7 @@ from layercard.cli.next_steps import say_command
 from layercard.cli.options import DataSource, ModelSource
 from layercard.cli.output import Output
 from layercard.cli.positions import longest_input
+from layercard.cli.writable import refuse_unwritable
 from layercard.data import LABELLED, Labels, SavedHead
 from layercard.data.batches import dataset_labels
 from layercard.errors import ModelError
@@ -62,6 +63,7 @@ def make_card(
     key = LayerCard({"model": facts, "dataset": {"id": data.id}}, "").key
     path = output or Path(f"{key}.json")
     parts = work or path.with_suffix(".parts")
+    refuse_unwritable(path, "--output")
     said.say(f"Building the Layer Card {key}; finished parts are kept in {parts}.")
     model = StudyModel(base, tokenizer, task, facts)
     document = build_card(model, data, settings, work=parts, extensions=extensions, command=command, say=said.say)

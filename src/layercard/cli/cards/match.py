@@ -21,6 +21,7 @@ from layercard.cli.options import (
     target_modules,
 )
 from layercard.cli.output import Output, starting
+from layercard.cli.writable import refuse_unwritable
 
 ASKED = (*PROBE_SETTINGS, "prefer", "min_entry", "num_layers", "fraction", "cards", "community_cards", "min_spearman")
 
@@ -40,6 +41,7 @@ def match(path: Path | None, as_json: bool, **values: Any) -> None:
     Probes the data where a card is of this model; ρ is Spearman's correlation of the layers' ranks by resnorm, beside it ρ
     given depth. Trains nothing.
     """
+    refuse_unwritable(path, "--output")
     model, data, settings = model_source(values), data_source(values), settings_from(values)
     with starting():
         from layercard.cli.cards.matching import find_matches

@@ -25,10 +25,13 @@ from layercard.pipeline.before.consulting import placement_from, without_cards
 from layercard.pipeline.before.looking import locate_layers
 from layercard.placement.choose import DEFAULT_SCORE, check_depth, only_some
 from layercard.placement.placement import LayerPlacement
+from layercard.records import local_file
 from layercard.settings import PlacementSettings
 
 FEW = 3
 """As many models are named."""
+DIGITS = 6
+"""Cells that a number keeps in a narrow terminal."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class Matches:
         foreign = [match for match in measured if (match.why_not or "").startswith(ANOTHER_MODEL)]
         if near := [match for match in measured if match not in foreign]:
             output.console.print(_matches_table(near))
+            for match in near:
+                if match.why_not:
+                    output.say(f"{match.card.key}: {match.why_not}.")
         if foreign:
             output.say(_foreign(foreign))
         if published := len(self.choice.matches) - len(measured):
@@ -77,6 +83,8 @@ def find_matches(
     model: ModelSource, data: DataSource, settings: PlacementSettings, targets: list[str] | None, output: Output
 ) -> Matches:
     """Ask every card; probe where one is of this model."""
+    if data.name is not None:
+        local_file(data.name)  # a misspelt file is refused, whether a card makes it be read or not
     model = settled(model, data, output.say)
     extensions, bare = plugins.extensions(), skeleton(model.name, model.purpose)
     stack = locate_layers(bare, settings.layers_path, extensions)
@@ -105,12 +113,11 @@ def _matches_table(matches: Sequence[CardMatch]) -> Table:
     table = Table(title="Measured Layer Cards, the nearest first", title_justify="left", box=None, pad_edge=False)
     table.add_column("card", no_wrap=True)
     for heading in ("ρ", "given depth", "p", "weight"):
-        table.add_column(heading, justify="right")
-    table.add_column("", overflow="fold")
+        table.add_column(heading, justify="right", min_width=DIGITS)
     for match in matches:
         numbers = [_number(match.spearman, 3), _number(match.partial_spearman, 3), _number(match.p_value, 4)]
         weight = f"{match.weight:.2f}" if match.matches else UNKNOWN
-        table.add_row(*map(Text, [match.card.key, *numbers, weight, match.why_not or "matches"]))
+        table.add_row(*map(Text, [match.card.key, *numbers, weight]))
     return table
 
 

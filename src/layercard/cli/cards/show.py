@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from layercard import plugins
-from layercard.cli.cards.tables import SHOWN_SCORES, layers_table, others_table, outcomes_table, scores_of
+from layercard.cli.cards.tables import layers_table, others_table, outcomes_table, scores_of, shown_scores
 from layercard.cli.cards.words import LEGEND, summary
 from layercard.cli.help import Command, examples
 from layercard.cli.next_steps import MATCH, say_next
@@ -37,8 +37,9 @@ def show(card: str, as_json: bool) -> None:
     if (others := others_table(found)) is not None:
         output.console.print(others)
     if found.document["layers"]:
-        output.console.print(layers_table(found))
-        if unshown := scores_of(found)[SHOWN_SCORES:]:
+        shown = shown_scores(found, output.console.width)
+        output.console.print(layers_table(found, shown))
+        if unshown := scores_of(found)[len(shown) :]:
             output.say(f"Not shown, but in the file and in --json: {', '.join(unshown)}")
     say_next(output, "ask whether it speaks for your run.", f"  {MATCH}")
     output.finish({"card": found.document, "summary": summary(found)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from layercard.cards.card import LayerCard
 
 SHOWN_SCORES = 5
-"""As many columns of scores as a terminal holds."""
+"""As many columns of scores at most."""
+SCORE_CELLS, OTHER_CELLS = 11, 13
+"""Cells of a terminal that such a column takes, and those of the layers and regimes."""
 OWN_COLUMN = ("step_seconds_ratio", "peak_memory_ratio")
 LABELS = {"peak_bytes": "peak", "step_seconds": "seconds", "step_seconds_interval": "step interval"}
 
@@ -49,9 +51,13 @@ def others_table(card: LayerCard) -> Table | None:
     return table
 
 
-def layers_table(card: LayerCard) -> Table:
-    """Return a row a layer: its importance by the first scores, and the regime it is in."""
-    scores = scores_of(card)[:SHOWN_SCORES]
+def shown_scores(card: LayerCard, width: int) -> list[str]:
+    """Return the first scores of a card, as many as a terminal of `width` cells holds."""
+    return scores_of(card)[: max(1, min(SHOWN_SCORES, (width - OTHER_CELLS) // SCORE_CELLS))]
+
+
+def layers_table(card: LayerCard, scores: Sequence[str]) -> Table:
+    """Return a row a layer: its importance by these scores, and the regime it is in."""
     regimes = {layer: o.name for o in card.outcomes.values() if o.kind == "regime" for layer in o.layers or ()}
     table = Table(title="Importance by layer, 0 at the input", title_justify="left", box=None, pad_edge=False)
     for heading in ("layer", *scores, "regime"):

@@ -13,6 +13,8 @@ from layercard.cli.options import CONTEXT, output_options
 from layercard.cli.output import Output
 from layercard.errors import EXIT_CHECK_FAILED
 
+NO_CARD = "the folder holds no Layer Card. One lies there as `<model>/<dataset>.json`."
+
 
 @click.command(cls=Command, context_settings=CONTEXT, epilog=examples("layercard cards validate card.json ./cards"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
@@ -20,7 +22,7 @@ from layercard.errors import EXIT_CHECK_FAILED
 def validate(paths: tuple[str, ...], as_json: bool) -> int:
     """Check files, or folders of cards with their file names. Exits with 3 where one is no valid card."""
     output = Output(as_json=as_json)
-    checked = [row for path in paths for row in (_folder(Path(path)) if Path(path).is_dir() else [_file(Path(path))])]
+    checked = [row for path in map(Path, paths) for row in (_folder(path) if path.is_dir() else [_file(path)])]
     for row in checked:
         output.say(f"{row['path']}: {'valid' if not row['problems'] else 'not valid'}")
         for problem in row["problems"]:
@@ -61,4 +63,4 @@ def _folder(folder: Path) -> list[dict[str, Any]]:
     for source, reason in library.rejected:
         row = rows[source.removeprefix(":")]
         row["problems"] = row["problems"] or [reason]
-    return list(rows.values())
+    return list(rows.values()) or [{"path": str(folder), "problems": [NO_CARD]}]

@@ -39,7 +39,7 @@ def run_identity(host: Host, *, command: Sequence[str] | None = None) -> dict[st
         "device": _device(host.device),
         "started": None,
         "ended": None,
-        "command": public_command(sys.argv if command is None else command),
+        "command": public_command(own_command() if command is None else command),
     }
 
 
@@ -58,6 +58,14 @@ def why_placed(placement: LayerPlacement) -> dict[str, Any]:
     """Return what report.json holds under `placement`: what placement.json does, without what stands beside it."""
     values = placement.to_dict() | {"digest": placement.digest()}
     return {name: value for name, value in values.items() if name not in ("layers", "num_layers", "schema_version")}
+
+
+def own_command() -> list[str]:
+    """Return the words that started this process; a module that `python -m` ran is named as such, not by its file."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is None:
+        return list(sys.argv)
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
 def public_command(arguments: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
+from layercard.cost.allowance import FEWEST_ROUNDS, MOST_BUDGET, Allowance
 from layercard.cost.memory import peak_bytes
 from layercard.cost.phased import PhaseCost
 from layercard.cost.speedup import Saving, StepCost
@@ -136,9 +136,10 @@ class TimedSteps:
 
     def _too_short(self, rounds: int) -> Measurement:
         held = f"{rounds} round{'s' * (rounds != 1)}"
+        more = " Raise `measure_budget` to measure all the same." if self._allowance.budget < MOST_BUDGET else ""
         return self._without_times(
             f"The run is too short: timing may take as long as {self._allowance.placed_steps:.0f} placed steps, which "
-            f"holds {held}; {FEWEST_ROUNDS} are needed. Raise `measure_budget` to measure all the same."
+            f"holds {held}; {FEWEST_ROUNDS} are needed.{more}"
         )
 
     def _fill(self, variant: Variant) -> None:

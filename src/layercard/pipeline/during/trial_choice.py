@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
+from layercard.cost.allowance import FEWEST_ROUNDS, Allowance, way_out
 from layercard.cost.planned import PlannedSteps
 from layercard.errors import DataError, LayercardError
 from layercard.pipeline.before.losses import why_not_judged
@@ -216,5 +216,5 @@ def _too_short(run: PlacedRun, steps: int, least: float) -> str:
     enough = f"; a run of about {math.ceil(least / budget / each)} optimizer steps can" if budget else ""
     return (
         f"The run is too short to try its placement out: {budget:.1%} of its {steps} planned micro-batch steps cannot pay "
-        f"for a trial, which takes about {least:.0f}{enough}. Raise `guard_budget` to try it all the same."
+        f"for a trial, which takes about {least:.1f}{enough}. {way_out('guard_budget', least / max(1, steps), 'try it')}"
     )
