@@ -102,7 +102,12 @@ def pairs_of_data() -> list[validity.PairResults]:
 
 def spread(pairs: Pairs, arm: str, what: str) -> str:
     """Return the smallest and the largest value of an arm over the pairs, in percent."""
-    found = [rows[arm][what] for rows in pairs.values()]
+    return ends([rows[arm] for rows in pairs.values()], what)
+
+
+def ends(rows: list[dict[str, Any]], what: str) -> str:
+    """Return the smallest and the largest value of rows, in percent."""
+    found = [row[what] for row in rows]
     return f"{min(found):.0%} to {max(found):.0%}"
 
 
@@ -120,7 +125,7 @@ def most_sooner(pairs: Pairs, share: float) -> int:
 def of_validity() -> list[str]:
     """Return what the README must say of the validity benchmark."""
     timed, chosen = two_seeds(), two_seeds(checkpointed=False)
-    drawn = [rows[arm]["kept"] for rows in chosen.values() for arm in validity.CHANCE]
+    drawn = [rows[arm] for rows in timed.values() for arm in validity.CHANCE]
     (last,) = (
         row
         for row in validity.against_chance({pair.name: (pair, pair.seeds) for pair in pairs_of_data()})
@@ -131,7 +136,8 @@ def of_validity() -> list[str]:
         f"`auto` kept {spread(timed, 'auto balanced', 'kept')} of all-layer LoRA's gain in as many steps, in "
         f"{spread(timed, 'auto balanced', 'step_time')} of its time",
         f"spread over all depth {spread(timed, 'uniform', 'kept')} in {spread(timed, 'uniform', 'step_time')}.",
-        f"a third of the layers by chance kept {min(drawn):.0%} to {max(drawn):.0%} (two draws), aletheia-lora's third "
+        f"a third of the layers by chance kept {ends(drawn, 'kept')} in {ends(drawn, 'step_time')} (two draws), "
+        "aletheia-lora's third "
         f"{spread(chosen, 'aletheia third', 'kept')}, KappaTune's {spread(chosen, 'kappa third', 'kept')}.",
         f"the last third fell {behind:.0f} points behind chance (95% interval {least:.0f} to {most:.0f}).",
         f"three quarters of its time on more than {max(most_sooner(timed, 0.75), most_sooner(chosen, 0.75))} of the six.",
