@@ -22,7 +22,7 @@ from layercard.cards.comparison import compare
 from layercard.cards.reading import read_card
 from layercard.cards.transfer import TransferRules, transfer
 from layercard.cards.writing import card_text
-from layercard.cli.cards.tables import layers_table, others_table, outcomes_table
+from layercard.cli.cards.tables import layers_table, others_table, outcomes_table, shown_scores
 from layercard.cli.cards.words import summary
 from layercard.errors import CardError
 from layercard.pipeline.before.consulting import placement_from
@@ -89,7 +89,8 @@ def use(card: LayerCard) -> None:
     for line in show._about(card):
         console.print(line, markup=False)
     json.dumps(summary(card), allow_nan=False)
-    for table in (outcomes_table(card), others_table(card), layers_table(card) if card.document["layers"] else None):
+    layers = layers_table(card, shown_scores(card, console.width)) if card.document["layers"] else None
+    for table in (outcomes_table(card), others_table(card), layers):
         console.print(table or "")
     for document in SOUND:
         other = LayerCard(document, "sound.json")
