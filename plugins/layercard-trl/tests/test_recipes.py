@@ -16,7 +16,9 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_parses_with_the_real_parser(path):
-    flags = path.read_text(encoding="utf-8").splitlines()[0].partition(path.name)[2].split()  # of the command that it names
+    flags = (
+        path.read_text(encoding="utf-8").splitlines()[0].partition(path.name)[2].split()
+    )  # of the command that it names
     values, from_file, from_line = parse(["--config", str(path), "--use_cpu", *flags])
     assert not from_file
     assert not from_line
