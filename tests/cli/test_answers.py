@@ -105,6 +105,18 @@ def test_the_lines_to_paste_say_the_plans_layers(path: Path | None, layers: tupl
             assert settings.placement_path == path
 
 
+def test_the_lines_of_a_schedule_of_every_layer_say_all() -> None:
+    every = LayerPlacement(tuple(range(DEPTH)), DEPTH, "all", None, "given")
+    lines = [line.strip() for line in training_lines(every, None, Training(schedule="0.25:0.33, 0.5:0.67"))]
+    said = written(lines)
+    trl = said["TRL"]
+    for settings in (
+        PlacementSettings.from_user(trl.pop("--lora_layers"), **trl),
+        *(PlacementSettings.from_user(said[host]) for host in ("Axolotl", "Python")),
+    ):
+        assert (settings.strategy, settings.indices, settings.schedule) == ("all", None, "0.25:0.33, 0.5:0.67")
+
+
 def test_plan_shows_them_and_a_quality_column(run: Run, model: Path, data: Path) -> None:
     ran = run("plan", model, "--no-time-costs")
     assert_readable(ran)

@@ -67,26 +67,23 @@ def training_lines(placement: LayerPlacement, path: Path | None, run: Training) 
     """Yield the lines that train these layers, from the file `path` where they were written into one."""
     also = {"layers_path": run.layers_path, "other_stacks": run.other_stacks, "schedule": run.schedule}
     beside = {name: value for name, value in also.items() if value is not None}
-    layers = list(placement.layers)
+    key, layers = _layers(placement, path)
     if run.language:
         flags = [word for name, value in beside.items() for word in (f"--lora_layers_{name}", value)]
-        shown = str(path) if path is not None else ",".join(map(str, layers)) if len(layers) > 1 else str(layers)
+        shown = ",".join(map(str, layers)) if isinstance(layers, list) and len(layers) > 1 else str(layers)
         targets = ["all-linear"] if run.target_modules is None else list(run.target_modules)
         words = ["--use_peft", "--lora_target_modules", *targets, "--lora_layers", shown, *flags]
         yield f"  TRL      layercard trl-sft … {shlex.join(words)}"
-        yield f"  Axolotl  lora_layers: {_yaml(layers, path, beside)}"
-    if beside:
-        what = {"lora_layers": str(path)} if path is not None else {"indices": layers}
-        yield f"  Python   run = layercard.place(trainer, lora_layers={ {**what, **beside}!r})"
-    else:
-        yield f"  Python   run = layercard.place(trainer, lora_layers={str(path) if path is not None else layers!r})"
+        named = [f"{key}: {layers}", *(f"{name}: {_plain(value)}" for name, value in beside.items())]
+        yield f"  Axolotl  lora_layers: {'{' + ', '.join(named) + '}' if beside else layers}"
+    yield f"  Python   run = layercard.place(trainer, lora_layers={ {key: layers, **beside} if beside else layers!r})"
 
 
-def _yaml(layers: list[int], path: Path | None, beside: dict[str, str]) -> str:
-    if not beside:
-        return str(path) if path is not None else str(layers)
-    what = f"lora_layers: {path}" if path is not None else f"indices: {layers}"
-    return f"{{{', '.join([what, *(f'{name}: {_plain(value)}' for name, value in beside.items())])}}}"
+def _layers(placement: LayerPlacement, path: Path | None) -> tuple[str, str | list[int]]:
+    """Return the setting that names the layers inside a mapping, and its value: a file, a list, or all of them."""
+    if path is not None:
+        return "lora_layers", str(path)
+    return ("strategy", "all") if placement.is_all else ("indices", list(placement.layers))
 
 
 def _plain(value: str) -> str:
