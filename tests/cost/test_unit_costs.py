@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layercard.anatomy.layers import find_layers
+from layercard.cost import unit_costs
 from layercard.cost.predict import UnitCosts, predict_step
 from layercard.cost.unit_costs import estimate_unit_costs, measure_unit_costs
 from tiny import ENCODERS, FAMILIES, collate, tiny_examples, tiny_model
@@ -40,6 +41,16 @@ def test_every_family_can_be_measured_and_is_left_as_it_was(family):
     for (name, trainable, gradient, value), (same, now) in zip(before, model.named_parameters(), strict=True):
         assert (name, trainable, gradient) == (same, now.requires_grad, now.grad)
         assert torch.equal(value, now)
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 2), (1e6, 4)])
+def test_rounds_go_on_for_so_many_seconds_and_no_further_than_the_most(monkeypatch, seconds, rounds):
+    monkeypatch.setattr(unit_costs, "MOST_ROUNDS", 4)
+    model, calls = tiny_model("llama", num_layers=2), []
+    model.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    batch = collate(tiny_examples(4))
+    measure_unit_costs(model, find_layers(model), batch, target_modules=["q_proj"], rounds=2, seconds=seconds)
+    assert len(calls) == 1 + 1 + rounds  # what the layers are called with, a warm-up, the rounds
 
 
 MEASURED = Path(__file__).parents[2] / "benchmarks/results/unit_costs.json"

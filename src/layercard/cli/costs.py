@@ -22,6 +22,8 @@ from layercard.cost.unit_costs import estimate_unit_costs, measure_unit_costs
 from layercard.precision import fast_dtype
 
 LAYERS, TOKENS, ROUNDS = 2, 256, 3
+SECONDS = 1.0
+"""Rounds of a small layer go on for so long: three of a millisecond each say little on a machine that others use."""
 LARGEST_ON_CPU = 3e7
 """Parameters of the largest layer that is timed on a CPU."""
 UNLIKE = "two layers alone do not hold the target modules, as this model's layers differ"
@@ -67,7 +69,7 @@ def _measured(
         if len(shallow) - 1 not in layers_held(shallow, targets):
             return None
         names = [t.name for t in find_targets(model, shallow, names=targets) if t.layer == len(shallow) - 1]
-        return measure_unit_costs(model, shallow, batch, target_modules=names, rounds=ROUNDS)
+        return measure_unit_costs(model, shallow, batch, target_modules=names, rounds=ROUNDS, seconds=SECONDS)
 
 
 DEPTHS = ("num_hidden_layers", "num_decoder_layers", "num_encoder_layers", "encoder_layers", "decoder_layers", "depth")

@@ -29,6 +29,7 @@ from layercard.progress import Progress
 ROUNDS = 5
 LONGEST_SECONDS = 6.0
 """After so long no further round begins: a large layer on a slow machine is timed once."""
+MOST_ROUNDS = 50
 
 
 def measure_unit_costs(
@@ -39,13 +40,14 @@ def measure_unit_costs(
     target_modules: Sequence[str],
     rank: int = 8,
     rounds: int = ROUNDS,
+    seconds: float = 0.0,
 ) -> UnitCosts:
     """Return the costs of layer, adapters and head in forward passes of one bare layer.
 
     Parameters: `model` without adapters, whose forward on `batch` returns a loss; `target_modules` the names, inside a
     layer, of the modules that LoRA of `rank` adapts; `rounds` how often each is run, after one warm-up, fewer where that
-    takes more than `LONGEST_SECONDS`. Bare and adapted runs alternate; a cost is the median, and an adapter's the
-    difference of medians, at least 0.
+    takes more than `LONGEST_SECONDS`, and more, up to `MOST_ROUNDS`, until `seconds` are over. Bare and adapted runs
+    alternate; a cost is the median, and an adapter's the median difference of a round, at least 0.
     Raises `ModelError` where the model cannot be run from a layer on. The model is left as it was.
     """
     began = time.perf_counter()
@@ -55,12 +57,14 @@ def measure_unit_costs(
         adapted = _adapted(copy.deepcopy(bare), target_modules, rank)
         without, with_adapters = _Timed(_layer_forward(bare, call)), _Timed(_layer_forward(adapted, call))
         head = _Timed(lambda: _head_forward(model, stack.layers[-1], batch))
-        for done in range(1 + rounds):
-            if done > 1 and time.perf_counter() - began > LONGEST_SECONDS:
+        for done in range(1 + MOST_ROUNDS):
+            taken = time.perf_counter() - began
+            if (done > 1 and taken > LONGEST_SECONDS) or (done > rounds and taken > seconds):
                 break
             for timed in (without, with_adapters, head):
                 timed.run()
-            progress.advance()
+            if done <= rounds:
+                progress.advance()
     return _units(without, with_adapters, head)
 
 
@@ -110,26 +114,31 @@ class _Timed:
         self._seconds.append((seconds, _now() - begun))
 
     @property
-    def forward(self) -> float:
-        """Median seconds of the forward pass."""
-        return statistics.median(seconds for seconds, _ in self._seconds[1:])
+    def forward(self) -> list[float]:
+        """Seconds of the forward passes."""
+        return [seconds for seconds, _ in self._seconds[1:]]
 
     @property
-    def backward(self) -> float:
-        """Median seconds of the backward pass."""
-        return statistics.median(seconds for _, seconds in self._seconds[1:])
+    def backward(self) -> list[float]:
+        """Seconds of the backward passes."""
+        return [seconds for _, seconds in self._seconds[1:]]
 
 
 def _units(bare: _Timed, adapted: _Timed, head: _Timed) -> UnitCosts:
-    unit = bare.forward
+    unit = statistics.median(bare.forward)
     return UnitCosts(
         layer_forward=1.0,
-        layer_backward=bare.backward / unit,
-        adapter_forward=max(0.0, adapted.forward - bare.forward) / unit,
-        adapter_backward=max(0.0, adapted.backward - bare.backward) / unit,
-        head_forward=head.forward / unit,
-        head_backward=head.backward / unit,
+        layer_backward=statistics.median(bare.backward) / unit,
+        adapter_forward=max(0.0, _median_difference(adapted.forward, bare.forward)) / unit,
+        adapter_backward=max(0.0, _median_difference(adapted.backward, bare.backward)) / unit,
+        head_forward=statistics.median(head.forward) / unit,
+        head_backward=statistics.median(head.backward) / unit,
     )
+
+
+def _median_difference(longer: Sequence[float], shorter: Sequence[float]) -> float:
+    """The two of a round were timed one after the other, under the same load."""
+    return statistics.median(one - other for one, other in zip(longer, shorter, strict=True))
 
 
 def _now() -> float:
