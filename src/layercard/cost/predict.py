@@ -48,8 +48,8 @@ class UnitCosts:
             return units
         return replace(
             units,
-            adapter_forward=min(units.adapter_forward, 0.07 + 180 / width),
-            adapter_backward=min(units.adapter_backward, 0.08 + 255 / width),
+            adapter_forward=min(units.adapter_forward, 0.09 + 190 / width),
+            adapter_backward=min(units.adapter_backward, 0.06 + 330 / width),
         )
 
 
