@@ -139,7 +139,8 @@ def of_validity() -> list[str]:
         f"a third of the layers by chance kept {ends(drawn, 'kept')} in {ends(drawn, 'step_time')} (two draws), "
         "aletheia-lora's third "
         f"{spread(chosen, 'aletheia third', 'kept')}, KappaTune's {spread(chosen, 'kappa third', 'kept')}.",
-        f"the last third fell {behind:.0f} points behind chance (95% interval {least:.0f} to {most:.0f}).",
+        f"the last third fell {behind:.0f} points behind chance (95% interval {least:.0f} to {most:.0f}), in "
+        f"{spread(timed, 'last', 'step_time')} of the time.",
         f"three quarters of its time on more than {max(most_sooner(timed, 0.75), most_sooner(chosen, 0.75))} of the six.",
     ]
 
