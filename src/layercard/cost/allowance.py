@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from layercard.settings.checks import MOST_BUDGET
+
 FEWEST_ROUNDS = 3
 """Timed rounds without which there is no interval worth its name."""
-
-MOST_BUDGET = 0.5
-"""The largest share of a run that `measure_budget` and `guard_budget` may be."""
 
 
 def way_out(setting: str, share: float, what: str) -> str:

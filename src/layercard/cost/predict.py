@@ -36,20 +36,21 @@ class UnitCosts:
     head_backward: float = 1.0
 
     @classmethod
-    def with_head(cls, head_parameters: int, layer_parameters: int, width: int | None = None) -> UnitCosts:
-        """Return defaults with a head as costly as its parameters are many beside those of one layer.
-
-        With a `width` of hidden states adapters cost what was measured at widths of 576 to 4,096, in bf16 on a CPU
-        (`benchmarks/unit_costs`), and no more than the default: theirs grows with the width, a layer's with its square.
-        """
+    def with_head(cls, head_parameters: int, layer_parameters: int) -> UnitCosts:
+        """Return defaults with a head as costly as its parameters are many beside those of one layer."""
         head = head_parameters / layer_parameters
-        units = cls(head_forward=head, head_backward=head)
-        if width is None:
-            return units
+        return cls(head_forward=head, head_backward=head)
+
+    def at_width(self, width: int) -> UnitCosts:
+        """Return the same with adapters as costly as measured where hidden states are so wide, and no more than before.
+
+        Fitted at widths of 576 to 4,096, in bf16 on a CPU (`benchmarks/unit_costs`): the work of adapters grows with the width,
+        a layer's with its square.
+        """
         return replace(
-            units,
-            adapter_forward=min(units.adapter_forward, 0.09 + 190 / width),
-            adapter_backward=min(units.adapter_backward, 0.06 + 330 / width),
+            self,
+            adapter_forward=min(self.adapter_forward, 0.09 + 190 / width),
+            adapter_backward=min(self.adapter_backward, 0.06 + 330 / width),
         )
 
 

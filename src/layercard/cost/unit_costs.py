@@ -76,7 +76,9 @@ def estimate_unit_costs(model: Any, stack: LayerStack) -> UnitCosts:
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     in_head = 0 if head is None else _weights(head)
-    return UnitCosts.with_head(in_head, max(1, sum(map(_weights, stack.layers)) // len(stack)), _width(model))
+    units = UnitCosts.with_head(in_head, max(1, sum(map(_weights, stack.layers)) // len(stack)))
+    width = _width(model)
+    return units if width is None else units.at_width(width)
 
 
 def _width(model: Any) -> int | None:

@@ -16,6 +16,8 @@ CheckpointingAboveEntry = Literal["keep", "off", "auto"]
 OnQualityLoss = Literal["warn", "stop", "all_layers", "widen"]
 OtherStacks = Literal["shed", "keep"]
 
+MOST_BUDGET = 0.5
+"""The largest share of a run that `probe_budget`, `measure_budget` and `guard_budget` may be."""
 COST_FIELDS = ("budget", "min_gain", "max_memory")
 """Settings that weigh predicted costs: step times and memory."""
 SIZE_FIELDS = ("num_layers", "fraction", "indices", "cumulative_threshold", *COST_FIELDS)
@@ -61,10 +63,10 @@ def _check_numbers(s: PlacementSettings) -> None:
     _between(s, "cumulative_threshold", 0.0, 1.0, open_low=True)
     _between(s, "budget", 0.0, 1.0, open_low=True)
     _between(s, "min_gain", 0.0, 1.0, open_low=True)
-    _between(s, "probe_budget", 0.0, 0.5)
-    _between(s, "measure_budget", 0.0, 0.5)
+    _between(s, "probe_budget", 0.0, MOST_BUDGET)
+    _between(s, "measure_budget", 0.0, MOST_BUDGET)
     _between(s, "min_spearman", 0.0, 1.0)
-    _between(s, "guard_budget", 0.0, 0.5)
+    _between(s, "guard_budget", 0.0, MOST_BUDGET)
     _between(s, "quality_threshold", 0.0, 1.0)
     for name in ("measure", "guard", "gradient_entry", "community_cards"):
         if not isinstance(getattr(s, name), bool):

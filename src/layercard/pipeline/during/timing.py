@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layercard.cost.allowance import FEWEST_ROUNDS, MOST_BUDGET, Allowance
+from layercard.cost.allowance import FEWEST_ROUNDS, Allowance
 from layercard.cost.memory import peak_bytes
 from layercard.cost.phased import PhaseCost
 from layercard.cost.speedup import Saving, StepCost
@@ -38,6 +38,7 @@ from layercard.pipeline.during.variants import (
 )
 from layercard.progress import Progress
 from layercard.ranks import gathered
+from layercard.settings.checks import MOST_BUDGET
 
 if TYPE_CHECKING:
     from layercard.anatomy.gradient_entry import GradientEntry
